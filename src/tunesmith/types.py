@@ -1,0 +1,311 @@
+"""The nouns of the house: samples, examples, batches, losses, requests, and what parts promise.
+
+Shape legend: `B` rows, `T` tokens, `S` supervised positions, `V` vocabulary, `D` model width.
+This module imports no torch: a recipe, a data file and a `--help` must not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+# ---------------------------------------------------------------- samples: what a row means
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain text of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Reasoning that the template may show or strip."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the assistant makes; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+Part = Text | Thinking | ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `weight` None: the stage decides whether its tokens are trained."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    weight: float | None = None
+
+    @classmethod
+    def of(cls, role: Role, text: str, weight: float | None = None) -> Message:
+        return cls(role, (Text(text),), weight)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined; thinking and tool calls left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two continuations of one prompt, the better first."""
+
+    prompt: Conversation
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    conversation: Conversation
+    desirable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    text: str
+
+
+Sample = Document | Conversation | Preference | Feedback
+
+# ---------------------------------------------------------------- examples: what is trained
+
+
+class Example(NamedTuple):
+    """Token ids and, for each, its weight as a TARGET predicted from its predecessor.
+
+    `weights_T[0]` is 0: the first token of a segment has no predecessor.
+    """
+
+    ids_T: np.ndarray
+    """int32, shape (T,)."""
+    weights_T: np.ndarray
+    """float32, shape (T,)."""
+
+
+class Encoded(NamedTuple):
+    """What a stage made of one sample: examples, or the reason why there are none."""
+
+    examples: tuple[Example, ...] = ()
+    truncated: int = 0
+    """Tokens that the length policy cut away."""
+    problem: str = ""
+    """Empty, or why this row can't be trained (shown to the user with file and line)."""
+
+
+@dataclass(slots=True)
+class Segments:
+    """Segments of a batch laid end to end: a segment sees itself causally, and its ancestors."""
+
+    start_G: np.ndarray
+    """int32, first flat position (row · T + column) of each segment."""
+    length_G: np.ndarray
+    """int32, tokens of each segment."""
+    parent_G: np.ndarray
+    """int32, index of the segment whose tokens this one continues (a shared prompt), or -1."""
+    context_G: np.ndarray
+    """int32, how many first tokens see each other both ways (a prefix-LM's prefix); usually 0."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch. Padding-free by default: B = 1, examples laid end to end."""
+
+    ids_BT: Tensor
+    weights_BT: Tensor
+    positions_BT: Tensor
+    segments: Segments
+    units: dict[str, float]
+    """Summands of the global denominators: {"tokens": Σ weights, …}; 0 for a filler batch."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: Any) -> Batch:
+        move = lambda t: t.to(device, non_blocking=True)  # noqa: E731
+        extra = {name: move(tensor) for name, tensor in self.extra.items()}
+        tensors = move(self.ids_BT), move(self.weights_BT), move(self.positions_BT)
+        return Batch(*tensors, self.segments, self.units, extra)
+
+
+Step = list[Batch]
+"""The micro-batches of one update; every rank yields the same number."""
+
+
+class Term(NamedTuple):
+    """A sum over `unit`s; the loop divides it by the global count of that unit."""
+
+    sum: Tensor
+    unit: str
+    coef: float = 1.0
+
+
+class Loss(NamedTuple):
+    """Sums, never means. `terms` are trained; `metrics` only logged (each a Term of its own)."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, Term]
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at supervised positions (weight ≠ 0), in batch order."""
+
+    logprobs_S: Tensor
+    weights_S: Tensor
+    segment_S: Tensor
+    """int64, index of the segment each position lies in."""
+    correct_S: Tensor
+    """bool, whether the target was the most likely token."""
+
+
+# ---------------------------------------------------------------- generation
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens; `temperature` 0 is greedy."""
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """Stop strings, matched on decoded text."""
+    stop_ids: tuple[int, ...] = ()
+    """Stop tokens (the template's end markers and the tokenizer's EOS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    id: str
+    ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    adapter: str | None = None
+    constraint: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One token of one request. `finish_reason`: None, "stop", "length", "cancelled", "error"."""
+
+    id: str
+    token: int
+    logprob: float
+    text_delta: str
+    finish_reason: str | None = None
+
+
+# ---------------------------------------------------------------- what parts promise (ADR 0003)
+
+
+class Parallel(Protocol):
+    """Owns everything a backend may do differently; the loop has no `if deepspeed`."""
+
+    rank: int
+    world: int
+    device: Any
+
+    def wrap(self, model: nn.Module) -> nn.Module: ...
+    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[None]: ...
+    def backward(self, loss: Tensor) -> None: ...
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor: ...
+    def step(self, optimizer: Optimizer) -> None: ...
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]: ...
+    def barrier(self) -> None: ...
+
+
+class Tuner(Protocol):
+    """Decides which parameters are trained, and how they are saved and merged."""
+
+    Config: type
+    packable: bool
+    mergeable: bool
+
+    @classmethod
+    def build(cls, config: Any) -> Tuner: ...
+    def apply(self, model: nn.Module) -> None: ...
+    def load(self, model: nn.Module, path: Path) -> None: ...
+    def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]: ...
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]: ...
+    def save(self, model: nn.Module, path: Path) -> None: ...
+    def merge(self, model: nn.Module) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What compose hands to a stage."""
+
+    template: Any
+    """templates.base.Template: renders and tokenises samples."""
+    max_length: int
+    on_overlength: str
+    system: str | None = None
+    seed: int = 0
+
+
+class Stage(Protocol):
+    """What is trained: how a sample becomes examples, and what loss they have."""
+
+    Config: type
+    sample: tuple[type, ...]
+    """The sample types this stage trains on."""
+
+    @classmethod
+    def build(cls, config: Any, parts: Parts) -> Stage: ...
+    def check(self, recipe: Any) -> None: ...
+    def modules(self) -> dict[str, nn.Module]: ...
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]: ...
+    def steps(self, run: Run) -> Iterator[Step]: ...
+    def loss(self, model: nn.Module, batch: Batch) -> Loss: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Generator(Protocol):
+    """Continuous decoding; `generate` is a loop over submit and step."""
+
+    def submit(self, request: Request) -> None: ...
+    def cancel(self, id: str) -> None: ...
+    def step(self) -> list[Event]: ...
+    def generate(self, requests: Iterable[Request]) -> dict[str, list[Event]]: ...
+
+
+class Run(Protocol):
+    """What a stage and the loop see of the run in hand; compose builds it, with its services."""
+
+    recipe: Any
+    stage: Stage
+    model: nn.Module
+    parallel: Parallel
+    loader: Any
+    step: int
+    total_steps: int
+    evaluate: Callable[[], dict[str, float]]
+    generator: Generator | None
