@@ -1,0 +1,49 @@
+"""The verbs are frozen: a new one is a decision, written down here and in docs/."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+VERBS = (
+    "train",
+    "resume",
+    "stop",
+    "runs",
+    "data",
+    "estimate",
+    "doctor",
+    "merge",
+    "chat",
+    "generate",
+    "config",
+    "model",
+    "demo",
+)
+
+
+def help_of(*verb: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tunesmith.cli.main", *verb, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_verbs_are_exactly_these():
+    from tunesmith.cli import main
+
+    assert set(main.VERBS) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_three_runnable_examples(verb):
+    examples = re.findall(rf"tunesmith {verb}\b.*", help_of(verb))
+    assert len([line for line in examples if not line.startswith("Usage")]) >= 3

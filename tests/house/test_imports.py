@@ -1,0 +1,62 @@
+"""Every module can be imported, and after that the public API still is what it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.house.source import ROOT, modules
+
+# In one fresh process: importing every submodule must not shadow a public function of the package
+# (`import tunesmith.train` would replace `tunesmith.train`), so the API is looked at afterwards.
+SCRIPT = """
+import importlib, inspect, sys
+failed = []
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed.append(f"{name}: {type(error).__name__}: {error}")
+assert not failed, failed
+import tunesmith
+assert tunesmith.__all__, "no public API"
+for name in tunesmith.__all__:
+    value = getattr(tunesmith, name)
+    assert not inspect.ismodule(value), f"tunesmith.{name} is shadowed by a module"
+recipe = tunesmith.Recipe()
+print(tunesmith.__version__, recipe.train.seed)
+"""
+
+
+def test_every_module_imports_then_the_public_api_is_there():
+    names = [module.name for module in modules() if not module.name.endswith("__main__")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.split()[1] == "42"
+
+
+def test_public_names_have_docstrings():
+    import tunesmith
+
+    bare = [
+        name
+        for name in tunesmith.__all__
+        if callable(getattr(tunesmith, name)) and not getattr(tunesmith, name).__doc__
+    ]
+    assert bare == []
+
+
+def test_at_most_twenty_direct_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert len(project["dependencies"]) <= 20
+
+
+@pytest.mark.parametrize("forbidden", ["trl", "gradio", "accelerate", "vllm"])
+def test_run_time_does_not_depend_on(forbidden):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert not [line for line in project["dependencies"] if line.startswith(forbidden)]
