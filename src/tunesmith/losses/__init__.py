@@ -1,0 +1,1 @@
+"""Losses: pure tensor functions, sums over named units, never means."""

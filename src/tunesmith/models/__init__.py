@@ -1,0 +1,1 @@
+"""Models: loading, the padding-free forward pass, attention over segments, fused kernels."""

@@ -1,0 +1,63 @@
+"""Output heads: finding a model's embeddings and head, and the scalar head of reward models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.errors import EnvironmentFault
+from tunesmith.losses.tokens import Head
+
+# config field -> how it acts on the logits; a family with another rule is found out by `verify`
+_SCALE = ("logit_scale",)
+_DIVISOR = ("logits_scaling",)
+_SOFTCAP = ("final_logit_softcapping",)
+
+
+def output_head(hf: PreTrainedModel) -> nn.Module:
+    """The module that maps hidden states to logits.
+
+    Raises:
+        EnvironmentFault: E208, the family has none (an encoder, a classifier).
+    """
+    head = hf.get_output_embeddings()
+    if head is None:
+        raise EnvironmentFault(
+            "E208",
+            f"{type(hf).__name__} has no language-model head",
+            fix="choose a causal language model",
+        )
+    return head
+
+
+def head_of(hf: PreTrainedModel) -> Head:
+    """The head's tensors as they are now, with the family's logit scale and soft cap."""
+    module = output_head(hf)
+    config = hf.config.get_text_config()
+    fields = config.to_dict()
+    scale = _first(fields, _SCALE, 1.0) / _first(fields, _DIVISOR, 1.0)
+    bias = module.bias if isinstance(module, nn.Linear) else None
+    return Head(module.weight, bias, scale, _first(fields, _SOFTCAP, None))
+
+
+def _first(fields: dict[str, Any], names: tuple[str, ...], default: Any) -> Any:
+    values = [fields[name] for name in names if fields.get(name) is not None]
+    return values[0] if values else default
+
+
+class ScalarHead(nn.Module):
+    """One number per token: a linear layer without bias, drawn from N(0, 1/(D+1)).
+
+    Source of the scale: Stiennon et al., arXiv:2009.01325, appendix B.1.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.summary = nn.Linear(width, 1, bias=False)
+        nn.init.normal_(self.summary.weight, std=(width + 1) ** -0.5)
+
+    def forward(self, hidden_SD: Tensor) -> Tensor:
+        """Scores in float32, shape (S,)."""
+        return self.summary(hidden_SD.to(self.summary.weight.dtype)).squeeze(-1).float()

@@ -1,0 +1,122 @@
+"""The language model of a run: batches in, log-probabilities at supervised positions out.
+
+Legend: `B` rows, `T` tokens, `S` supervised positions, `D` model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.errors import ConfigError
+from tunesmith.losses.tokens import head_logprobs
+from tunesmith.models import attention as attention_module
+from tunesmith.models.heads import head_of
+from tunesmith.models.load import packable
+from tunesmith.types import Batch, TokenLogprobs
+
+Embed = Callable[[Tensor, Batch], Tensor]
+
+
+class LanguageModel(nn.Module):
+    """A causal language model over padding-free batches.
+
+    Args:
+        hf: The transformers model; it stays usable by itself as `.hf` (generation).
+        attention: `model.attention` of the recipe.
+        kernels: `model.kernels` of the recipe.
+        compute_dtype: Type of the products; default: that of the weights.
+        master_weights: Whether tuners keep trained weights in float32.
+        planned_tokens: Tokens this run will train on, for `auto` kernels; None: a short run.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        *,
+        attention: str = "auto",
+        kernels: str = "auto",
+        compute_dtype: torch.dtype | None = None,
+        master_weights: bool = True,
+        planned_tokens: int | None = None,
+    ):
+        super().__init__()
+        self.hf = hf
+        self.compute_dtype = compute_dtype or hf.dtype
+        self.master_weights = master_weights
+        self.autocast = self.compute_dtype != hf.dtype
+        """Set by tuners that train weights in another type than the products have."""
+        self.packable = packable(hf.config)
+        self.notes: list[str] = []
+        if self.packable:
+            self.notes += attention_module.install(hf, attention)
+
+    def forward(self, batch: Batch, embed: Embed | None = None) -> TokenLogprobs:
+        """Log-probabilities of the targets with weight ≠ 0, in batch order.
+
+        Args:
+            batch: Packed (B = 1, segments end to end) or padded (a segment a row).
+            embed: Changes the embeddings (B, T, D) before the first layer (NEFTune), or None.
+        """
+        ids, weights = batch.ids_BT.reshape(-1), batch.weights_BT.reshape(-1)
+        position_S = weights.nonzero()[:, 0]
+        hidden_BTD = self.hidden(batch, embed)
+        # The first token of a segment has weight 0, so the predecessor is in the same segment.
+        hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, position_S - 1)
+        logprobs_S, correct_S = head_logprobs(hidden_SD, head_of(self.hf), ids[position_S].long())
+        starts_G = torch.as_tensor(batch.segments.start_G, device=position_S.device)
+        segment_S = torch.searchsorted(starts_G.long(), position_S, right=True) - 1
+        return TokenLogprobs(logprobs_S, weights[position_S], segment_S, correct_S)
+
+    def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
+        """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""
+        inputs = {"position_ids": batch.positions_BT.long(), "use_cache": False}
+        inputs |= self._visibility(batch)
+        ids_BT = batch.ids_BT.long()
+        if embed is None:
+            inputs["input_ids"] = ids_BT
+        else:
+            inputs["inputs_embeds"] = embed(self.hf.get_input_embeddings()(ids_BT), batch)
+        with self.computing():
+            return self.hf.base_model(**inputs).last_hidden_state
+
+    def checkpoint_activations(self) -> None:
+        """Recomputes activations in the backward pass: about a third slower, far less memory."""
+        self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by the names transformers gives them."""
+        return self.hf.state_dict(keep_vars=True)
+
+    def _visibility(self, batch: Batch) -> dict[str, Any]:
+        """Who sees whom: segments for packed rows, a padding mask for rows of one segment."""
+        B, T = batch.ids_BT.shape
+        device = batch.ids_BT.device
+        rows_G = np.asarray(batch.segments.start_G) // T
+        one_a_row = len(np.unique(rows_G)) == len(rows_G)
+        if self.packable and B == 1:
+            plan = attention_module.Plan(batch.segments, device, T)
+            return {"attention_mask": attention_module.carry(plan)}
+        if not one_a_row:
+            raise ConfigError(
+                "C178",
+                f"{self.hf.config.model_type} can't be trained on packed rows",
+                why="its code does not go through transformers' attention interface",
+                fix="data.packing=none (one example a row is used for such families)",
+            )
+        mask_BT = np.zeros(B * T, dtype=np.int64)
+        for start, length in zip(batch.segments.start_G, batch.segments.length_G, strict=True):
+            mask_BT[start : start + length] = 1
+        return {"attention_mask": torch.as_tensor(mask_BT.reshape(B, T), device=device)}
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Around every use of `.hf`: products in the compute type, whatever the weights are in."""
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self.hf.device.type, dtype=self.compute_dtype)

@@ -1,0 +1,1 @@
+"""Parallel backends: all that differs between one process and many."""
