@@ -117,6 +117,8 @@ class Encoded(NamedTuple):
     """Tokens that the length policy cut away."""
     problem: str = ""
     """Empty, or why this row can't be trained (shown to the user with file and line)."""
+    policy: Literal["row", "skip", "error"] = "row"
+    """What a problem does: as data.on_bad_row says, leave out and list, or stop."""
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: Any) -> Batch:
-        move = lambda t: t.to(device, non_blocking=True)  # noqa: E731
+        move = lambda t: t.to(device, non_blocking=True)
         extra = {name: move(tensor) for name, tensor in self.extra.items()}
         tensors = move(self.ids_BT), move(self.weights_BT), move(self.positions_BT)
         return Batch(*tensors, self.segments, self.units, extra)
@@ -276,6 +278,8 @@ class Stage(Protocol):
     Config: type
     sample: tuple[type, ...]
     """The sample types this stage trains on."""
+    template: Any
+    """The template (and tokenizer) its examples are made with; final/ carries it."""
 
     @classmethod
     def build(cls, config: Any, parts: Parts) -> Stage: ...

@@ -1,0 +1,99 @@
+"""A training run on a terminal: facts first, then one row of numbers a log step."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith.cli import output
+from tunesmith.compose.display import Display
+
+BARS = "▁▂▃▄▅▆▇█"
+HEADING = (
+    f"{'step':>7} {'loss':>9} {'eval':>8} {'lr':>9} {'gnorm':>7} "
+    f"{'tok/s':>7} {'mem':>6} {'elapsed':>8} {'left':>7}"
+)
+
+
+class Terminal(Display):
+    """Plain lines to stderr: readable live on a TTY and later in a log file."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.eval_loss: float | None = None
+        self.headed = False
+
+    def header(self, run_id: str, stage: str) -> None:
+        output.log(f"tunesmith {__version__} · {stage} · run {run_id}")
+
+    def line(self, topic: str, text: str) -> None:
+        output.log(f"{topic:<7} {text}")
+
+    def example(self, ids: list[int], weights: list[float], decode: Any) -> None:
+        output.log(f"{'example':<7} {masked(ids[:160], weights[:160], decode, output.colour())}")
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        if "loss" not in line:
+            self.eval_loss = line.get("eval_loss", self.eval_loss)
+            if "eval_loss" in line:
+                perplexity = line["eval_perplexity"]
+                text = f"step {line['step']} · eval loss {self.eval_loss:.4f} · perplexity"
+                self.line("eval", f"{text} {perplexity:.4g}")
+            return
+        if not self.headed:
+            output.log(HEADING)
+            self.headed = True
+        self.losses.append(line["loss"])
+        eval_text = f"{self.eval_loss:.4f}" if self.eval_loss is not None else "–"
+        output.log(
+            f"{line['step']:>7} {line['loss']:>9.4f} {eval_text:>8} {line['learning_rate']:>9.1e} "
+            f"{line['grad_norm']:>7.2f} {output.count(line['tokens_per_second']):>7} "
+            f"{line['memory_gb']:>5.1f}G {output.duration(line['elapsed_s']):>8} "
+            f"{output.duration(line['eta_s']):>7}   {sparkline(self.losses)}"
+        )
+
+    def done(self, summary: dict[str, Any]) -> None:
+        path = summary["path"]
+        if summary["state"] == "stopped":
+            output.log(f"stopped at step {summary['step']}, saved · go on with:")
+            output.log(f"        tunesmith resume {path.name}")
+            return
+        parts = ["done"]
+        if summary.get("last_eval") is not None:
+            parts.append(f"eval loss {summary['first_eval']:.4f} → {summary['last_eval']:.4f}")
+        if summary.get("best_step") is not None:
+            parts.append(f"best at step {summary['best_step']}")
+        output.log(" · ".join([*parts, f"saved {path}/final"]))
+        output.log(
+            f"next    tunesmith chat {path.name} --compare base | tunesmith merge {path.name} -o DIR"
+        )
+
+
+class JsonLines(Display):
+    """Nothing but metrics lines on stdout."""
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        sys.stdout.write(jsonlib.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def sparkline(values: list[float], width: int = 16) -> str:
+    """The last values as bars, scaled to their own range."""
+    values = values[-width:]
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / ((high - low) or 1.0)
+    return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def masked(ids: list[int], weights: list[float], decode: Any, colour: bool) -> str:
+    """Text with its trained spans green, or in [[ ]] without colour."""
+    before, after = ("\x1b[32m", "\x1b[0m") if colour else ("[[", "]]")
+    spans: list[tuple[bool, list[int]]] = []
+    for token, weight in zip(ids, weights, strict=True):
+        if not spans or spans[-1][0] != (weight != 0):
+            spans.append((weight != 0, []))
+        spans[-1][1].append(token)
+    text = "".join(f"{before}{decode(i)}{after}" if on else decode(i) for on, i in spans)
+    return text.replace("\n", "⏎")

@@ -1,0 +1,63 @@
+"""`tunesmith train`: runs a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli import output
+
+app = output.app(
+    examples=[
+        "tunesmith train recipe.yaml",
+        "tunesmith train recipe.yaml optim.learning_rate=1e-4 train.max_steps=200",
+        "tunesmith train model=builtin:tiny stage=sft data.train=chats.jsonl --json",
+    ],
+)
+
+
+@app.command()
+def command(
+    recipe: Annotated[
+        list[str],
+        typer.Argument(help="Recipe (.yaml or module.py:make) and key=value changes."),
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: the best there is.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same as train.seed=N.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, train nothing.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with this run instead (as `tunesmith resume`).")
+    ] = None,
+    quiet: Annotated[bool, output.QUIET] = False,
+    json: Annotated[bool, output.JSON] = False,
+) -> None:
+    """Run a recipe: check, encode, train, save."""
+    from tunesmith import compose, platform, recipe as recipes
+    from tunesmith.cli.progress import JsonLines, Terminal
+
+    output.quiet(quiet or json)
+    path, overrides = output.split_recipe(recipe)
+    if seed is not None:
+        overrides = [*overrides, f"train.seed={seed}"]
+    if device is not None:
+        platform.use_device(device)
+    display = JsonLines() if json else Terminal()
+    if resume is not None:
+        run = compose.resume(resume, overrides=tuple(overrides), display=display)
+    else:
+        loaded = recipes.load(path, overrides)
+        if dry_run:
+            output.result(compose.check(loaded, display=display), json=json)
+            return
+        run = compose.train(loaded, display=display)
+    finish(run)
+
+
+def finish(run) -> None:
+    """Prints where the run is, and leaves with its exit code."""
+    code = run.info().get("exit_code") or 0
+    if code:
+        raise typer.Exit(code)

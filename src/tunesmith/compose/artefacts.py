@@ -1,0 +1,120 @@
+"""What a run leaves behind beside its checkpoints: data report, final/, model card, curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith.compose.source import CARD, record_base
+from tunesmith.rundir import RunDir
+
+
+def write_report(directory: RunDir, train_set: Any, eval_set: Any) -> None:
+    """data_report.json: rows, tokens, what was cut, and every row that was left out."""
+    report = {"train": train_set.report}
+    if eval_set is not None:
+        report["eval"] = eval_set.report
+    text = json.dumps(report, ensure_ascii=False, indent=2)
+    (directory.path / "data_report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def describe_data(train_set: Any, eval_set: Any) -> str:
+    """`2,000 rows → 319k tokens, 41% trained · 0 truncated · 3 dropped (data_report.json)`."""
+    tokens = int(train_set.lengths.sum())
+    share = 100 * float(train_set.trained.sum()) / max(tokens, 1)
+    report = train_set.report
+    text = (
+        f"{len(train_set):,} rows → {tokens:,} tokens, {share:.0f}% trained"
+        f" · {report['truncated']:,} truncated · {len(report['skipped']):,} left out"
+    )
+    if eval_set is not None:
+        text += f" · {len(eval_set):,} for evaluation"
+    return text + " (data_report.json)"
+
+
+def first_example(train_set: Any) -> tuple[list[int], list[float]]:
+    """Ids and weights of the first example of the first row."""
+    example = train_set[0][0]
+    return example.ids_T.tolist(), example.weights_T.tolist()
+
+
+def write_final(run: Any, origin: Any) -> Path:
+    """final/: the tuned weights with tokenizer, template, generation config and model card.
+
+    Written aside and renamed, so that a final/ is always whole.
+    """
+    final = run.directory.path / "final"
+    aside = run.directory.path / f".final-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    run.tuner.save(run.hf, aside)
+    template = run.stage.template
+    template.tokenizer.save(aside, chat_template=template.jinja)
+    stops = sorted({*template.stop_ids, template.tokenizer.eos_id} - {None})
+    _write_json(aside / "generation_config.json", _generation_config(template.tokenizer, stops))
+    _write_json(aside / CARD, _card(run, origin, template))
+    if (aside / "adapter_config.json").is_file():
+        _name_base(aside / "adapter_config.json", run, origin)
+    (aside / "README.md").write_text(model_card(run, origin), encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    aside.replace(final)
+    return final
+
+
+def _generation_config(tokenizer: Any, stops: list[int]) -> dict[str, Any]:
+    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    return {"eos_token_id": stops, **{k: v for k, v in ids.items() if v is not None}}
+
+
+def _card(run: Any, origin: Any, template: Any) -> dict[str, Any]:
+    base = None
+    if origin.source is not None:
+        base = record_base(origin.source, run.directory.path / "final", origin.sha256)
+    return {
+        "tunesmith": __version__,
+        "run": run.directory.id,
+        "stage": run.recipe.stage.kind,
+        "tuner": run.recipe.tuner.kind,
+        "step": run.step,
+        "system": run.recipe.data.system,
+        "base": base,
+    }
+
+
+def _name_base(path: Path, run: Any, origin: Any) -> None:
+    """Names the base in PEFT's file, so that PEFT finds it too."""
+    config = json.loads(path.read_text())
+    source = origin.source
+    if source is not None:
+        config["base_model_name_or_path"] = str(source.top or source.base)
+    _write_json(path, config)
+
+
+def model_card(run: Any, origin: Any) -> str:
+    """README.md of final/, with the numbers of this run."""
+    recipe = run.recipe
+    base = origin.source.spec if origin.source else "from scratch"
+    rows = [
+        ("base model", base),
+        ("stage", recipe.stage.kind),
+        ("tuner", recipe.tuner.kind),
+        ("steps", f"{run.step:,}"),
+        ("tokens seen", f"{run.log.tokens:,}"),
+        ("data", ", ".join(Path(source.path).name for source in recipe.data.train)),
+    ]
+    if run.last_eval is not None:
+        rows.append(("eval loss", f"{run.first_eval:.4f} → {run.last_eval:.4f}"))
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"---\nlibrary_name: transformers\ntags: [tunesmith]\n---\n# {run.directory.id}\n\n"
+        f"Made by tunesmith {__version__}; `resolved.yaml` of the run repeats it.\n\n"
+        f"| | |\n|---|---|\n{table}\n\nTalk to it: `tunesmith chat {run.directory.id}`\n"
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,201 @@
+"""Where a model comes from: a directory, an embedded model, a hub id, or a run and its adapters.
+
+A run is a valid model name everywhere. An adapter directory is a link in a chain: its base may be
+another adapter, down to full weights. The base is found where it was, then relative to the run,
+then by the hash of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from tunesmith import platform
+from tunesmith.errors import EnvironmentFault, TunesmithError
+from tunesmith.rundir import RunDir
+
+CARD = "tunesmith.json"
+"""Beside a run's final weights: base, its hash, template and system prompt."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model by its parts: full weights, then adapters to lay over them, innermost first."""
+
+    spec: str
+    base: str
+    """Directory of full weights, or a hub id."""
+    adapters: tuple[Path, ...] = ()
+    checkpoint: Path | None = None
+    """A checkpoint whose trained weights replace the base's."""
+
+    @property
+    def top(self) -> Path | None:
+        """The outermost directory: its tokenizer and template are the model's."""
+        if self.adapters:
+            return self.adapters[-1]
+        return Path(self.base) if Path(self.base).is_dir() else None
+
+    def card(self) -> dict:
+        """What tunesmith noted beside the weights; empty for foreign models."""
+        path = self.top / CARD if self.top else None
+        return json.loads(path.read_text()) if path and path.is_file() else {}
+
+
+def locate(spec: str, root: str = "runs/") -> Source:
+    """Finds a model by directory, `builtin:`, run (id, prefix, path, last, @step-N) or hub id.
+
+    Raises:
+        EnvironmentFault: E201, nothing is there under that name.
+    """
+    if spec.startswith("builtin:"):
+        return Source(spec, str(builtin(spec)))
+    path = Path(spec).expanduser()
+    if path.is_dir() and not (path / "run.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            base = locate(find_base(path), root)
+            return Source(spec, base.base, (*base.adapters, path))
+        return Source(spec, str(path))
+    run = find_run(spec.removeprefix("run:"), root)
+    if run is not None:
+        return of_run(spec, *run, root)
+    if spec.startswith(("/", ".", "~", "run:")) or spec.count("/") != 1:
+        raise missing_model(spec)
+    return Source(spec, spec)
+
+
+def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
+    """The model a run made: final/, else best, else newest valid checkpoint."""
+    path = run.model_path(selector)
+    if (path / "MANIFEST.json").is_file():
+        recorded = json.loads((run.path / "run.json").read_text())["base"]
+        base = locate(existing_base(recorded, run.path), root)
+        return Source(spec, base.base, base.adapters, checkpoint=path)
+    inner = locate(str(path), root)
+    return Source(spec, inner.base, inner.adapters)
+
+
+def find_run(spec: str, root: str) -> tuple[RunDir, str | None] | None:
+    """The run of that name, or None if no run is called so."""
+    try:
+        return RunDir.find(spec, root)
+    except TunesmithError:
+        return None
+
+
+def builtin(spec: str) -> Path:
+    """Directory of an embedded model.
+
+    Raises:
+        EnvironmentFault: E201, no such embedded model.
+    """
+    path = Path(str(files("tunesmith") / "assets")) / spec.removeprefix("builtin:")
+    if not path.is_dir():
+        raise missing_model(spec)
+    return path
+
+
+def find_base(adapter: Path) -> str:
+    """The base that an adapter directory names, wherever it is now."""
+    card = adapter / CARD
+    if card.is_file():
+        return existing_base(json.loads(card.read_text())["base"], adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    return str(config.get("base_model_name_or_path") or "")
+
+
+def existing_base(recorded: dict, start: Path) -> str:
+    """A recorded base that exists: as it was called, relative to the run, or by content hash.
+
+    Raises:
+        EnvironmentFault: E202, it is nowhere.
+    """
+    name, relative = recorded["path"], recorded.get("relative")
+    if name.startswith("builtin:") or Path(name).is_dir():
+        return name
+    if relative and (start / relative).is_dir():
+        return str((start / relative).resolve())
+    known = _index().get(recorded.get("sha256", ""), "")
+    if known and Path(known).is_dir():
+        return known
+    if not name.startswith(("/", ".")) and name.count("/") == 1:
+        return name
+    raise EnvironmentFault(
+        "E202",
+        f"the base model of this adapter is gone: {name}",
+        where=str(start),
+        fix="put it back, or give the folder once to `tunesmith model info` so that it is known",
+    )
+
+
+def record_base(source: Source, run: Path, sha256: str) -> dict:
+    """What an adapter or checkpoint notes about its base, so that it is found again."""
+    top = source.checkpoint or source.top
+    name = source.spec if source.spec.startswith("builtin:") or top is None else str(top.resolve())
+    relative = os.path.relpath(top, run) if top is not None else None
+    return {"path": name, "relative": relative, "sha256": sha256}
+
+
+def content_hash(source: Source) -> str:
+    """sha256 over the weights and configs of a source; cached by path, size and mtime.
+
+    A hub id is hashed by its name: its revision is pinned by the hub's own cache.
+    """
+    digest = hashlib.sha256()
+    folders = [Path(source.base), *source.adapters, *filter(None, [source.checkpoint])]
+    for folder in folders:
+        if not folder.is_dir():
+            digest.update(str(folder).encode())
+            continue
+        for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+            digest.update(_file_hash(file).encode())
+    value = digest.hexdigest()
+    if source.top is not None and not source.spec.startswith("builtin:"):
+        _remember("models.json", value, str(source.top.resolve()))
+    return value
+
+
+def _file_hash(file: Path) -> str:
+    status = file.stat()
+    key = f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    cached = _read("hashes.json").get(key)
+    if cached:
+        return cached
+    with file.open("rb") as stream:
+        value = hashlib.file_digest(stream, "sha256").hexdigest()
+    _remember("hashes.json", key, value)
+    return value
+
+
+def _index() -> dict[str, str]:
+    return _read("models.json")
+
+
+def _read(name: str) -> dict[str, str]:
+    path = platform.home() / name
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # a cache: absent or torn, it is made anew
+
+
+def _remember(name: str, key: str, value: str) -> None:
+    table = {**_read(name), key: value}
+    path = platform.home() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps(table))
+    aside.replace(path)
+
+
+def missing_model(spec: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "E201",
+        f"no model at `{spec}`: not a directory, an embedded model or a run",
+        where="model.path",
+        fix="give a directory with config.json, builtin:tiny, a run (tunesmith runs), or org/name",
+    )

@@ -1,0 +1,198 @@
+"""Builds a run from a recipe, in the order a user wants its errors: recipe, data, then weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tunesmith import __version__, platform, recipe as recipes
+from tunesmith.compose import artefacts, data, model
+from tunesmith.compose.display import Display
+from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.recipe.sections import Recipe
+from tunesmith.rundir import RunDir
+
+EXIT_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+
+
+def train(recipe: Recipe, *, display: Display | None = None, text: str | None = None) -> RunDir:
+    """Runs a recipe to its end, or to a stop that was asked for.
+
+    Args:
+        recipe: What to do.
+        display: Shows progress; default: silence.
+        text: The recipe as the user wrote it, kept in the run directory.
+
+    Returns:
+        The run directory; its `info()["state"]` is done or stopped.
+
+    Raises:
+        TunesmithError: whatever is the user's to mend; the run directory records it.
+    """
+    platform.prepare(recipe.train.threads)
+    origin = model.origin(recipe)  # a missing model is told before a directory is made
+    data.check_sources(recipe)
+    directory = RunDir.create(
+        text or recipes.dump(recipe), recipe, root=recipe.output.dir, name=recipe.output.name
+    )
+    return _execute(recipe, origin, directory, display or Display(), resuming=False)
+
+
+def resume(
+    spec: str,
+    *,
+    overrides: tuple[str, ...] = (),
+    display: Display | None = None,
+    root: str = "runs/",
+) -> RunDir:
+    """Goes on with a run from its newest valid checkpoint, as if nothing had happened.
+
+    Args:
+        spec: Run id, prefix, path or `last`.
+        overrides: `key=value` changes; only lengths, intervals, log and output may change.
+
+    Raises:
+        ConfigError: C190, an override changes what may not change on resume.
+        RunError: R203, the run is already finished.
+    """
+    directory, _ = RunDir.find(spec.removeprefix("run:"), root)
+    before = recipes.load(directory.path / "recipe.yaml")
+    recipe = recipes.load(directory.path / "recipe.yaml", overrides)
+    changed = recipes.differences(recipes.to_dict(before), recipes.to_dict(recipe))
+    if changed:
+        raise ConfigError(
+            "C190",
+            f"a resumed run can't change {', '.join(changed)}",
+            where=str(directory.path / "recipe.yaml"),
+            fix="start a new run (model.path=run:… continues from its weights)",
+        )
+    platform.prepare(
+        directory.info()["resolved"]["threads"] if "resolved" in directory.info() else None
+    )
+    origin = model.origin(recipe)
+    return _execute(recipe, origin, directory, display or Display(), resuming=True)
+
+
+def _execute(
+    recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, resuming: bool
+) -> RunDir:
+    with directory.lock(), _recorded(directory, recipe):
+        display.header(directory.id, recipe.stage.kind)
+        run = _build(recipe, origin, directory, display, resuming=resuming)
+        from tunesmith.training.loop import fit
+
+        with _graceful_stop(run):
+            run.log.start_clock()
+            if run.step == 0 and run.eval_loader is not None:
+                run.evaluate()
+            if not run.finished:
+                fit(run)
+        _finish(run, origin, display)
+    return directory
+
+
+def _build(recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, resuming: bool):
+    """All parts, data before weights."""
+    from tunesmith.training import checkpoint
+
+    checkpoint.clean(directory.path)
+    saved = None
+    if resuming:
+        skipped = lambda path, why: display.line("resume", f"skipped {path.name}: {why}")
+        saved = checkpoint.newest(directory.path, on_skip=skipped)
+        where = f"step {saved.step}" if saved else "the beginning (no valid checkpoint)"
+        display.line("resume", f"from {where}")
+        directory.truncate_metrics(saved.step if saved else -1)
+    recipe = fit_context(recipe, origin, display)
+    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
+    stage = factory.build()
+    stage.check(recipe)
+    display.line("model", origin.describe())
+    train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
+    artefacts.write_report(directory, train_set, eval_set)
+    display.line("data", artefacts.describe_data(train_set, eval_set))
+    display.example(*artefacts.first_example(train_set), stage.template.tokenizer.decode)
+    run = model.build_run(recipe, origin, directory, stage, (train_set, eval_set), display)
+    if saved is not None:
+        run.restore(saved)
+    return run
+
+
+def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:
+    """The recipe with data.max_length no longer than the model's context, said aloud."""
+    context = model.context_length(origin, recipe.model)
+    if context is None or recipe.data.max_length <= context:
+        return recipe
+    length = recipe.data.max_length
+    display.line("note", f"data.max_length {length} → {context}, the model's context")
+    shorter = dataclasses.replace(recipe.data, max_length=context)
+    return dataclasses.replace(recipe, data=shorter)
+
+
+@contextmanager
+def _recorded(directory: RunDir, recipe: Recipe) -> Iterator[None]:
+    """Keeps run.json true: running, then failed with its error; done and stopped are set by
+    `_finish`."""
+    directory.update(
+        state="running", pid=os.getpid(), error=None, exit_code=None, tunesmith=__version__
+    )
+    try:
+        yield
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, TunesmithError) else 1
+        with (directory.path / "log.txt").open("a") as log:
+            log.write("".join(traceback.format_exception(error)))
+        directory.update(state="failed", error=str(error) or type(error).__name__, exit_code=code)
+        raise
+
+
+@contextmanager
+def _graceful_stop(run: Any) -> Iterator[None]:
+    """First SIGINT, SIGTERM or SIGHUP: finish the step and save. Second: stop now."""
+
+    def handle(number: int, frame: Any) -> None:
+        if run.stop_signal is not None:
+            raise KeyboardInterrupt
+        run.stop_signal = number
+
+    try:
+        previous = {number: signal.signal(number, handle) for number in EXIT_OF_SIGNAL}
+    except ValueError:  # not the main thread: nobody can send us signals here
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _finish(run: Any, origin: Any, display: Display) -> None:
+    """Writes final/ and plots when all steps are done; else records the stop."""
+    directory = run.directory
+    if run.step < run.total_steps:
+        code = EXIT_OF_SIGNAL[run.stop_signal]
+        directory.update(state="stopped", exit_code=code, step=run.step)
+        display.done({"state": "stopped", "step": run.step, "path": directory.path})
+        return
+    best = run.best if run.recipe.eval.load_best_model_at_end else None
+    if best is not None and best.saved:
+        from tunesmith.training import checkpoint
+
+        run.restore_weights(checkpoint.open_step(directory.path, best.step))
+    artefacts.write_final(run, origin)
+    directory.update(state="done", exit_code=0, step=run.step, total_steps=run.total_steps)
+    display.done(
+        {
+            "state": "done",
+            "step": run.step,
+            "path": directory.path,
+            "first_eval": run.first_eval,
+            "last_eval": best.value if best else run.last_eval,
+            "best_step": best.step if best else None,
+        }
+    )

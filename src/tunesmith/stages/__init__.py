@@ -1,0 +1,1 @@
+"""Stages: what is trained. One file each; its Config imports no torch."""

@@ -1,0 +1,56 @@
+"""What stages share: building one by name, and the weighted token loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import registry
+from tunesmith.types import Loss, Parts, Stage, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunesmith.types import Batch, TokenLogprobs
+
+
+def build(config: Any, parts: Parts) -> Stage:
+    """The stage that `config.kind` names.
+
+    Args:
+        config: The stage's frozen Config.
+        parts: What a stage may use: template, lengths, seed.
+    """
+    return registry.load("stages", config.kind).build(config, parts)
+
+
+def token_loss(tokens: TokenLogprobs) -> Loss:
+    """Weighted negative log-likelihood Σ w·−log p, and how many targets were the likeliest token.
+
+    Both are sums over the unit `tokens` (Σ w); the loop divides by its global count, so that
+    packing, accumulation and ranks leave the loss of a step unchanged.
+    """
+    nll = -(tokens.logprobs_S * tokens.weights_S).sum()
+    correct = (tokens.correct_S * tokens.weights_S).sum()
+    return Loss({"loss": Term(nll, "tokens")}, {"accuracy": Term(correct.detach(), "tokens")})
+
+
+def neftune(embeddings_BTD: Tensor, batch: Batch, alpha: float) -> Tensor:
+    """Adds u ~ Uniform(−α/√(L·D), α/√(L·D)) to the embeddings of each segment of length L.
+
+    L is the segment's own length, whatever it is packed with, so packing does not change the noise
+    scale. Source: NEFTune, arXiv:2310.05914, algorithm 1.
+
+    Args:
+        embeddings_BTD: Output of the embedding layer, shape (B, T, D).
+        batch: The batch it belongs to; its segments give L.
+        alpha: Noise magnitude α; the paper uses 5 to 15.
+    """
+    import torch
+
+    B, T, D = embeddings_BTD.shape
+    scale = torch.zeros(B * T, dtype=torch.float32)
+    for start, length in zip(batch.segments.start_G, batch.segments.length_G, strict=True):
+        scale[start : start + length] = alpha / float(int(length) * D) ** 0.5
+    noise = torch.rand(B, T, D, device=embeddings_BTD.device) * 2 - 1
+    scale = scale.view(B, T, 1).to(embeddings_BTD.device)
+    return embeddings_BTD + (noise * scale).to(embeddings_BTD.dtype)

@@ -1,0 +1,99 @@
+"""Supervised fine-tuning: the assistant's turns of a conversation, each with its end marker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.stages.base import neftune, token_loss
+from tunesmith.types import Batch, Conversation, Encoded, Loss, Parts, Run, Step
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning on conversations."""
+
+    kind: Literal["sft"] = "sft"
+    """The stage's name."""
+    train_on: Literal["all_turns", "last_turn", "with_prompt"] = "all_turns"
+    """Trained tokens: every assistant turn, only the last, or the whole conversation."""
+    neftune_noise_alpha: float = 0.0
+    """NEFTune: uniform noise on the embeddings while training; 5 is usual, 0 is off."""
+
+
+class SftStage:
+    """Conversations become examples by the template; tokens of the assistant have weight 1."""
+
+    Config = SftConfig
+    sample = (Conversation,)
+
+    def __init__(self, config: SftConfig, parts: Parts):
+        self.config = config
+        self.parts = parts
+        self.template = parts.template
+
+    @classmethod
+    def build(cls, config: SftConfig, parts: Parts) -> SftStage:
+        return cls(config, parts)
+
+    def check(self, recipe: Any) -> None:
+        if self.config.neftune_noise_alpha < 0:
+            raise ConfigError(
+                "C183",
+                f"neftune_noise_alpha is {self.config.neftune_noise_alpha}",
+                where="stage.neftune_noise_alpha",
+                fix="use 0 (off) or a positive number such as 5",
+            )
+
+    def modules(self) -> dict[str, Any]:
+        return {}
+
+    def encode(self, samples: Sequence[Conversation]) -> list[Encoded]:
+        """Examples of each conversation, or the reason why it can't be trained."""
+        results: list[Encoded | None] = [None] * len(samples)
+        sequences, owners = [], []
+        for index, sample in enumerate(samples):
+            try:
+                rendered = self.template.render(
+                    sample, train_on=self.config.train_on, system=self.parts.system
+                )
+            except DataError as error:
+                results[index] = Encoded(problem=error.what)
+                continue
+            sequences += rendered
+            owners += [index] * len(rendered)
+        made: dict[int, list[Encoded]] = {}
+        for owner, turns in zip(owners, self.template.encode_batch(sequences), strict=True):
+            made.setdefault(owner, []).append(self._example(turns))
+        for index, encoded in made.items():
+            results[index] = join(encoded)
+        return [result or Encoded(problem="no assistant turn") for result in results]
+
+    def _example(self, turns: Any) -> Encoded:
+        raise NotImplementedError
+
+    def steps(self, run: Run) -> Iterator[Step]:
+        return run.loader.steps(run.step, run.total_steps)
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        alpha = self.config.neftune_noise_alpha
+        if alpha and model.training:
+            return token_loss(model(batch, lambda embeddings, b: neftune(embeddings, b, alpha)))
+        return token_loss(model(batch))
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: what this stage does is a function of the step."""
+
+
+def join(encoded: list[Encoded]) -> Encoded:
+    """One record for a conversation that yields several examples; a problem in one is its own."""
+    good = [e for e in encoded if not e.problem]
+    if not good:
+        return encoded[0]
+    examples = tuple(example for e in good for example in e.examples)
+    return Encoded(examples, sum(e.truncated for e in good))

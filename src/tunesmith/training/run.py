@@ -1,0 +1,248 @@
+"""A run in hand: the parts compose built, the step it is at, and when to log, evaluate and save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.errors import RunError
+from tunesmith.recipe.sections import Recipe
+from tunesmith.training import checkpoint
+from tunesmith.training.log import Log
+from tunesmith.training.loop import total_units
+from tunesmith.training.optim import load_state_tensors, state_tensors
+from tunesmith.training.precision import LossScale
+from tunesmith.training.schedule import factor
+from tunesmith.types import Generator, Parallel, Stage, Tuner
+
+
+@dataclass
+class Best:
+    """The best evaluation so far, and the checkpoint that holds it (None: none was saved)."""
+
+    value: float
+    step: int
+    saved: bool
+
+
+@dataclass
+class TrainingRun:
+    """Everything the loop touches. Built by compose; the loop only calls its methods."""
+
+    recipe: Recipe
+    directory: Any
+    stage: Stage
+    tuner: Tuner
+    model: torch.nn.Module
+    """The wrapped LanguageModel: batches in, log-probabilities out."""
+    hf: torch.nn.Module
+    """The transformers model inside, whose parameter names checkpoints use."""
+    parallel: Parallel
+    optimizer: torch.optim.Optimizer
+    loader: Any
+    eval_loader: Any | None
+    total_steps: int
+    scale: LossScale
+    base_hash: str
+    report: Callable[[dict[str, Any]], None]
+    """Observes each metrics line (terminal, tensorboard …)."""
+    sample: Callable[[int], None] | None = None
+    """Writes sampled answers of a step, at evaluations."""
+    generator: Generator | None = None
+    step: int = 0
+    best: Best | None = None
+    stop_signal: int | None = None
+    started_at: int = 0
+    log: Log = field(default_factory=Log)
+    first_eval: float | None = None
+    last_eval: float | None = None
+
+    @property
+    def device(self) -> Any:
+        return self.parallel.device
+
+    @property
+    def finished(self) -> bool:
+        return self.stop_signal is not None or self.step >= self.total_steps
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Trained parameters by their names in the model and in the stage's own modules."""
+        named = {n: p for n, p in self.hf.named_parameters() if p.requires_grad}
+        for prefix, module in self.stage.modules().items():
+            named |= {f"{prefix}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
+        return named
+
+    # ------------------------------------------------------------ the update
+
+    def set_learning_rate(self) -> None:
+        """Sets the rate of the update that follows, a pure function of the step."""
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def learning_rate(self) -> float:
+        optim = self.recipe.optim
+        return optim.learning_rate * factor(self.step, self.total_steps, optim)
+
+    def clip(self) -> torch.Tensor:
+        """Unscales, clips, and returns the global gradient norm before clipping."""
+        parameters = list(self.trainable().values())
+        self.scale.unscale(parameters)
+        return self.parallel.clip(parameters, self.recipe.optim.max_grad_norm)
+
+    def on_non_finite(self, norm: torch.Tensor) -> None:
+        """fp16: no update, and half the scale; else stop before the weights are touched."""
+        self.log.drop_step()
+        if self.scale.enabled:
+            self.directory.append_event("overflow", step=self.step + 1, scale=self.scale.value)
+            self.scale.update(finite=False)
+            return
+        rows = ", ".join(self.loader.describe(self.step)[:4])
+        raise RunError(
+            "R201",
+            f"the gradient norm of step {self.step + 1} is {float(norm)}; no weight was changed",
+            where=f"rows {rows} …",
+            fix="lower optim.learning_rate, or look at these rows: tunesmith data inspect",
+        )
+
+    # ------------------------------------------------------------ when due
+
+    def emit_if_due(self) -> None:
+        train = self.recipe.train
+        first = train.logging_first_step and self.step == 1
+        if first or self.step % train.logging_steps == 0 or self.step == self.total_steps:
+            means = self.log.flush(self.parallel.sum)
+            rate = self.recipe.optim.learning_rate
+            rate *= factor(self.step - 1, self.total_steps, self.recipe.optim)
+            self.emit(
+                {
+                    **means,
+                    "learning_rate": rate,
+                    "grad_norm": self.log.grad_norm,
+                    "tokens": self.log.tokens,
+                    **self.log.timing(self.step, self.total_steps, self.started_at),
+                }
+            )
+
+    def emit(self, metrics: dict[str, Any]) -> None:
+        """Writes one line of metrics.jsonl and shows it (rank 0)."""
+        line = {"step": self.step, "epoch": round(self.loader.epoch_of(self.step), 4), **metrics}
+        if self.parallel.rank == 0:
+            self.directory.append_metrics(line)
+            self.report(line)
+
+    def evaluate_if_due(self) -> None:
+        if self.eval_loader is None or not self._due(self.recipe.eval.steps):
+            return
+        value = self.evaluate()[self.recipe.eval.metric_for_best_model]
+        sign = -1.0 if self.recipe.eval.greater_is_better else 1.0
+        if self.best is None or sign * value < sign * self.best.value:
+            saved = self.recipe.eval.load_best_model_at_end or self._due(
+                self.recipe.train.save_steps
+            )
+            self.best = Best(value, self.step, saved)
+
+    def evaluate(self) -> dict[str, float]:
+        """Token-weighted means over all evaluation data, and perplexity = exp(mean loss)."""
+        self.model.eval()
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        unit_of: dict[str, str] = {}
+        with torch.no_grad():
+            for step in self.eval_loader.steps(0, self.eval_loader.steps_in_epoch(0)):
+                for unit, count in total_units(step).items():
+                    counts[unit] = counts.get(unit, 0.0) + count
+                for batch in step:
+                    loss = self.stage.loss(self.model, batch.to(self.device))
+                    for name, term in {**loss.terms, **loss.metrics}.items():
+                        sums[name] = sums.get(name, 0.0) + float(term.sum)
+                        unit_of[name] = term.unit
+        self.model.train()
+        sums, counts = self.parallel.sum(sums), self.parallel.sum(counts)
+        metrics = {f"eval_{n}": s / (counts[unit_of[n]] or 1.0) for n, s in sums.items()}
+        if "eval_loss" in metrics:
+            metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
+            self.first_eval = metrics["eval_loss"] if self.first_eval is None else self.first_eval
+            self.last_eval = metrics["eval_loss"]
+        self.emit(metrics)
+        if self.sample is not None and self.parallel.rank == 0:
+            self.sample(self.step)
+        return metrics
+
+    def save_if_due(self) -> None:
+        best_here = self.best is not None and self.best.saved and self.best.step == self.step
+        stopping = self.stop_signal is not None
+        if best_here or stopping or self._due(self.recipe.train.save_steps):
+            self.save()
+
+    def _due(self, every: int | str) -> bool:
+        if every == "no":
+            return False
+        if every == "epoch":
+            return self.loader.ends_epoch(self.step) or self.step == self.total_steps
+        return self.step % int(every) == 0
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self) -> Path:
+        """Commits a checkpoint of this step: trained weights, optimizer, state."""
+        path = checkpoint.save(
+            self.directory.path,
+            self.step,
+            weights={name: p.detach() for name, p in self.trainable().items()},
+            optimizer=state_tensors(self.optimizer, self.trainable()),
+            state=self.state(),
+            limit=self.recipe.train.save_total_limit,
+            best=self.best.step if self.best and self.best.saved else None,
+            rank=self.parallel.rank,
+            world=self.parallel.world,
+        )
+        self.directory.append_event("checkpoint", step=self.step)
+        return path
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "base_hash": self.base_hash,
+            "best": vars(self.best) if self.best else None,
+            "first_eval": self.first_eval,
+            "last_eval": self.last_eval,
+            "log": self.log.state(),
+            "scale": self.scale.state(),
+            "stage": self.stage.state(),
+        }
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Goes back to a checkpoint as if nothing had happened since."""
+        self.restore_weights(saved)
+        load_state_tensors(self.optimizer, self.trainable(), saved.optimizer())
+        state = saved.state
+        self.step = self.started_at = state["step"]
+        self.best = Best(**state["best"]) if state["best"] else None
+        self.first_eval, self.last_eval = state["first_eval"], state["last_eval"]
+        self.log.load_state(state["log"])
+        self.scale.load_state(state["scale"])
+        self.stage.load_state(state["stage"])
+
+    def restore_weights(self, saved: checkpoint.Checkpoint) -> None:
+        """Puts a checkpoint's trained weights into the model.
+
+        Raises:
+            RunError: R202, the checkpoint was made on another base model.
+        """
+        if saved.state["base_hash"] != self.base_hash:
+            raise RunError(
+                "R202",
+                "the base model's weights are not those this checkpoint was trained on",
+                where=str(saved.path),
+                fix="restore the base model's files, or start a new run",
+            )
+        weights = saved.weights()
+        with torch.no_grad():
+            for name, parameter in self.trainable().items():
+                parameter.copy_(weights[name])

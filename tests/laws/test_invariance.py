@@ -1,0 +1,58 @@
+"""LAW: for the same examples in a Step, the loss and its gradient do not depend on how they are
+laid out: accumulation, packing, padding on either side, order, number of ranks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tunesmith.data.collate import collate
+from tunesmith.training.loop import total, total_units
+
+
+def layouts(examples):
+    """Name → list of ranks, each a Step (list of Batches)."""
+    one_each = [collate([example]) for example in examples]
+    half = len(examples) // 2
+    return {
+        "accumulated one by one": [one_each],
+        "accumulated two by two": [[collate(examples[:half]), collate(examples[half:])]],
+        "reversed order": [[collate(examples[::-1])]],
+        "padded right": [[collate(examples, padded=True, padding_side="right")]],
+        "padded left": [[collate(examples, padded=True, padding_side="left")]],
+        "two ranks": [[collate(examples[:1])], [collate(examples[1:])]],
+    }
+
+
+def gradient(model, stage, ranks):
+    """The summed gradient and loss that `fit` would form over all ranks."""
+    model.zero_grad()
+    counts = [total_units(step) for step in ranks]
+    units = {name: sum(count.get(name, 0.0) for count in counts) for name in counts[0]}
+    value = 0.0
+    for step in ranks:
+        for batch in step:
+            loss = total(stage.loss(model, batch), units)
+            loss.backward()
+            value += loss.item()
+    flat = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return value, torch.cat(flat)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_layout_does_not_change_the_gradient(stage, examples, model_of, dtype, bound):
+    model = model_of(dtype).eval()
+    loss, reference = gradient(model, stage, [[collate(examples)]])
+    assert reference.norm() > 0
+    for name, ranks in layouts(examples).items():
+        other_loss, other = gradient(model, stage, ranks)
+        assert abs(other_loss - loss) <= bound * abs(loss), name
+        assert (other - reference).norm() <= bound * reference.norm(), name
+
+
+def test_neighbours_in_a_pack_do_not_see_each_other(stage, examples, model_of):
+    model = model_of(torch.float64).eval()
+    alone = stage.loss(model, collate(examples[:1])).terms["loss"].sum
+    others = stage.loss(model, collate(examples[1:])).terms["loss"].sum
+    together = stage.loss(model, collate(examples)).terms["loss"].sum
+    assert abs(together - alone - others) <= 1e-10 * abs(together)

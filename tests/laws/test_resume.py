@@ -1,0 +1,121 @@
+"""LAW: a run that stops and resumes equals the uninterrupted one, bit for bit: weights, optimizer,
+metrics less the fields of time and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+
+import pytest
+
+from tunesmith import compose, recipe, registry
+from tunesmith.training.log import TIMED
+from tunesmith.types import Conversation, Document
+
+STAGES = registry.names("stages")
+
+
+def rows(kind: type) -> list[dict]:
+    """Twenty rows of a stage's sample type."""
+    words = ["sun", "moon", "tide", "hill", "lamp", "coin", "fern", "wolf", "kite", "mill"]
+    if kind is Document:
+        return [{"text": " ".join(words[i % 7 :]) * (1 + i % 3)} for i in range(20)]
+    if kind is Conversation:
+        return [
+            {
+                "instruction": f"Say {words[i % 10]} {i}",
+                "input": "",
+                "output": words[-1 - i % 10] * 2,
+            }
+            for i in range(20)
+        ]
+    raise KeyError(f"no law rows for {kind}: add them here")
+
+
+@pytest.fixture(params=STAGES)
+def make_recipe(request, tiny_model, tmp_path):
+    """`make_recipe(name)`: a recipe of the stage with every source of randomness switched on."""
+    data = tmp_path / "rows.jsonl"
+    kind = registry.load("stages", request.param).sample[0]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
+
+    def make(name: str, **changes):
+        stage = {"kind": request.param}
+        if request.param == "sft":
+            stage["neftune_noise_alpha"] = 5.0
+        return recipe.from_dict(
+            {
+                "model": {"path": str(tiny_model)},
+                "stage": stage,
+                "tuner": {"kind": "lora", "r": 4, "lora_dropout": 0.1},
+                "data": {
+                    "train": str(data),
+                    "eval": {"count": 4},
+                    "max_length": 96,
+                    "packing": "pack",
+                    "num_proc": 1,
+                },
+                "train": {
+                    "max_steps": 9,
+                    "per_device_train_batch_size": 1,
+                    "gradient_accumulation_steps": 2,
+                    "save_steps": 2,
+                    "logging_steps": 3,
+                    "dtype": "float32",
+                    **changes,
+                },
+                "optim": {"learning_rate": 1e-2, "warmup_steps": 2},
+                "eval": {"steps": 4},
+                "output": {"dir": str(tmp_path / "runs"), "name": name},
+            }
+        )
+
+    return make
+
+
+class StopAt(compose.Display):
+    """Asks a run to stop once it has logged a step, as a user's Ctrl-C would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def metrics(self, line):
+        if line["step"] == self.step and "loss" in line:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def numbers(run) -> list[dict]:
+    """metrics.jsonl without the fields that measure time and memory."""
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in run.metrics()]
+
+
+def digest(run, step: int) -> dict[str, str]:
+    """sha256 of the tensors of a checkpoint."""
+    folder = run.path / "checkpoints" / f"step-{step}"
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_stopped_and_resumed_equals_uninterrupted(make_recipe):
+    whole = compose.train(make_recipe("whole", save_total_limit=None))
+    broken = compose.train(make_recipe("broken", save_total_limit=None), display=StopAt(3))
+    assert broken.info()["state"] == "stopped"
+    assert broken.info()["exit_code"] == 143
+    resumed = compose.resume(str(broken.path))
+    assert resumed.info()["state"] == "done"
+    assert numbers(resumed) == numbers(whole)
+    for step in (4, 6, 8):
+        assert digest(resumed, step) == digest(whole, step)
+    final = "adapter_model.safetensors"
+    assert (resumed.path / "final" / final).read_bytes() == (
+        whole.path / "final" / final
+    ).read_bytes()
+
+
+def test_the_same_recipe_twice_gives_the_same_numbers(make_recipe):
+    first = compose.train(make_recipe("first"))
+    second = compose.train(make_recipe("second"))
+    assert numbers(first) == numbers(second)
+    assert any(line.get("eval_loss") for line in numbers(first))
