@@ -8,7 +8,7 @@ a `kind`; a bare string is shorthand for `{kind: …}` (stage, tuner, parallel) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -215,3 +215,10 @@ class Recipe:
     """Run directories."""
     log: LogConfig = field(default_factory=LogConfig)
     """Reports."""
+
+    @classmethod
+    def load(cls, path: str | None, overrides: Sequence[str] = ()) -> Recipe:
+        """Reads a recipe file strictly; see `tunesmith.recipe.load`."""
+        from tunesmith.recipe import load
+
+        return load(path, overrides)

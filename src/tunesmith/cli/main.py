@@ -1,0 +1,148 @@
+"""`tunesmith`: finds the verb, loads its file alone, and turns errors into exit codes.
+
+The convention for verbs: `cli/<verb>.py` exposes `app`, made by `output.app(examples=[…])`. A verb
+with one command has one `@app.command()`; a verb with several has `@app.command("name")` for each.
+Nothing heavy is imported at the top of a verb's file. The line shown by `tunesmith --help` stands
+in `VERBS` here, so that help imports no verb; `--debug` may stand anywhere and is taken away before
+the verb sees it. Verbs that compute (`computes`) find `platform.prepare()` already called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from typing import NamedTuple
+
+from tunesmith import __version__
+from tunesmith.errors import ConfigError, TunesmithError
+
+
+class Verb(NamedTuple):
+    help: str
+    computes: bool = False
+    """Imports torch: the machine is probed and the environment set first."""
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("The main job end to end in about a minute, offline.", computes=True),
+    "train": Verb("Train a recipe; overrides are key=value.", computes=True),
+    "resume": Verb("Go on with a run as if nothing had happened.", computes=True),
+    "stop": Verb("Let a run finish its step, save and stop."),
+    "runs": Verb("List, show, compare and remove runs."),
+    "data": Verb("Inspect and check data."),
+    "estimate": Verb("Memory, time and disk of a recipe, before any work.", computes=True),
+    "chat": Verb("Talk to a run or a model.", computes=True),
+    "generate": Verb("Answer a prompt, or every row of a file.", computes=True),
+    "merge": Verb("Bake an adapter into its base model.", computes=True),
+    "model": Verb("What a model is made of.", computes=True),
+    "config": Verb("Check and show recipes; their JSON Schema."),
+    "doctor": Verb("What this machine and installation can do."),
+}
+
+USAGE = """\
+usage: tunesmith VERB …            tunesmith VERB --help shows examples
+
+{verbs}
+
+  --version   print the version      --debug   show tracebacks
+
+first steps:
+  tunesmith demo
+  tunesmith train recipes/sft-tiny.yaml optim.learning_rate=1e-4
+  tunesmith chat last
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        argv: Words after the program's name; default: the process's own.
+
+    Returns:
+        The exit code: 0 ok, 130 interrupted, else the error's own.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except TunesmithError as error:
+        if debug:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `tunesmith runs | head`: nobody reads on, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _report_unexpected(error, words)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(usage(), end="")
+        return 0
+    if words[0] in ("--version", "-V"):
+        print(f"tunesmith {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        raise _unknown_verb(name)
+    asks_help = "--help" in rest or "-h" in rest
+    if VERBS[name].computes and not asks_help:
+        from tunesmith import platform
+
+        platform.prepare()
+    from tunesmith.cli import output
+
+    module = importlib.import_module(f"tunesmith.cli.{name}")
+    return output.run(module.app, f"tunesmith {name}", rest)
+
+
+def usage() -> str:
+    """What `tunesmith --help` prints."""
+    return USAGE.format(verbs="\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items()))
+
+
+def _unknown_verb(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    hint = f"did you mean `{near[0]}`?  " if near else ""
+    return ConfigError(
+        "C201",
+        f"no verb called `{name}`",
+        where="command line",
+        fix=f"{hint}verbs: {', '.join(VERBS)}",
+    )
+
+
+def _report_unexpected(error: Exception, words: list[str]) -> None:
+    """A bug of ours: one short message; the traceback goes to a file."""
+    from tunesmith import platform
+
+    short = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    print(f"error[R900]: unexpected {short}", file=sys.stderr)
+    path = platform.home() / "log.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"tunesmith {__version__} {' '.join(words)}\n")
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        print("  fix: run it again with --debug to see the traceback", file=sys.stderr)
+        return
+    print(f"  traceback: {path}  (or run it again with --debug)", file=sys.stderr)
+    print("  fix: this is a bug in tunesmith; please report it", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

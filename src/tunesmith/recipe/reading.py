@@ -1,0 +1,236 @@
+"""From a file, a dict or a Python function to a Recipe, with the origin of every value."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith import registry
+from tunesmith.errors import ConfigError
+from tunesmith.recipe import check, layers, write
+from tunesmith.recipe.sections import Recipe
+from tunesmith.recipe.tree import DEFAULT, Node, Place, empty, expand_shorthand, from_python, merge
+from tunesmith.recipe.typed import build, hints, unknown_key
+
+PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
+"""Sections whose Config class is found in the registry by `kind`."""
+
+# Values that may name a file or folder: looked up beside the recipe first, then here.
+PATHS = ("model.path", "model.tokenizer", "data.template")
+_TEMPLATE_FILES = (".jinja", ".toml")
+_DEFAULTS = {field.name: field for field in dataclasses.fields(Recipe)}
+
+
+def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file, with environment and overrides laid on it.
+
+    Precedence: defaults < recipe (`extends:` first) < `TUNESMITH__SECTION__KEY` < overrides.
+
+    Args:
+        path: `recipe.yaml`, `file.py:function` returning a Recipe, or None: overrides only.
+        overrides: `section.key=value`, or `key=value` where the key is unique.
+
+    Raises:
+        ConfigError: C100–C114, naming file, line and column.
+    """
+    if path is None:
+        base = empty(DEFAULT)
+    elif _is_python(str(path)):
+        base = _from_python_file(str(path))
+    else:
+        base = layers.from_file(Path(path), str(path))
+    base = merge(base, layers.from_environment(os.environ))
+
+    def candidates(placed: Sequence[str]) -> dict[str, list[str]]:
+        return leaves(merge(base, layers.from_command_line(placed, lambda _: {})))
+
+    return _assemble(merge(base, layers.from_command_line(overrides, candidates)))
+
+
+def from_dict(data: Mapping[str, Any]) -> Recipe:
+    """The recipe of plain data: what `to_dict` gives, or a part of it.
+
+    Raises:
+        ConfigError: C102–C114.
+    """
+    return _assemble(from_nodes_of(data, Place("dict")))
+
+
+def from_nodes_of(data: Mapping[str, Any], place: Place) -> Node:
+    """A layer of plain data, checked and with shorthands expanded."""
+    root = from_python(data, place)
+    layers.refuse_secrets(root)
+    expand_shorthand(root)
+    return root
+
+
+def origins(recipe: Recipe) -> dict[str, str]:
+    """Where each value came from, by dotted path: `recipe.yaml:14:3`, `default` and so on."""
+    given = vars(recipe).get("_origins", {})
+    return {path: _origin(path, given) for path in write.flatten(write.to_dict(recipe))}
+
+
+def _origin(path: str, given: Mapping[str, str]) -> str:
+    """Looks through the shorthands: one source for a list of it, a string for `path` or `kind`."""
+    head, _, leaf = path.rpartition(".")
+    spellings = [path, path.replace(".0.", ".", 1)]
+    if leaf in ("path", "kind"):
+        spellings += [head, head.removesuffix(".0")]
+    return next((given[name] for name in spellings if name in given), "default")
+
+
+# ---------------------------------------------------------------- assembling
+
+
+def _assemble(root: Node) -> Recipe:
+    for key in root.value:
+        if key not in _DEFAULTS:
+            known = tuple(_DEFAULTS)
+            raise unknown_key(key, root.key_place(key), "", known, lambda k: _belongs(k, root))
+    _resolve_paths(root)
+    sections = {name: _section(name, root) for name in _DEFAULTS}
+    recipe = Recipe(**sections)
+    check.ranges(recipe, root)
+    given = {
+        path: place.origin
+        for path, _, node, place in root.walk()
+        if not (node.is_map and node.value)
+    }
+    # Kept beside the fields: origins are about this object and take no part in equality.
+    object.__setattr__(recipe, "_origins", given)
+    return recipe
+
+
+def _section(name: str, root: Node) -> Any:
+    hint = hints(Recipe)[name]
+    node = root.value.get(name)
+    if name in PARTS:
+        node = node or Node({}, DEFAULT)
+        return build(part_config(name, node), node, name, lambda key: _belongs(key, root))
+    if node is None:
+        return hint()
+    return build(hint, node, name, lambda key: _belongs(key, root))
+
+
+def part_config(section: str, node: Node) -> type:
+    """The Config class that a stage's, tuner's or backend's `kind` names.
+
+    Raises:
+        ConfigError: C110, no such kind.
+    """
+    if not node.is_map:
+        raise ConfigError(
+            "C104",
+            f"`{section}` wants a name or {{kind: name, …}}",
+            where=str(node.place),
+            fix=f"known: {', '.join(registry.names(PARTS[section]))}",
+        )
+    kind = node.value.get("kind")
+    name = str(_DEFAULTS[section].default if kind is None else kind.value)
+    try:
+        return registry.load(PARTS[section], name).Config
+    except ConfigError as error:
+        if error.code == "C110" and kind is not None:
+            error.where = str(kind.place)
+        raise
+
+
+def leaves(root: Node) -> dict[str, list[str]]:
+    """Every leaf key with the dotted paths it stands at, under the kinds that `root` names."""
+    found: dict[str, list[str]] = {}
+    for section, hint in hints(Recipe).items():
+        cls = hint
+        if section in PARTS:
+            node = root.value.get(section) or Node({}, DEFAULT)
+            cls = part_config(section, node)
+        for key in hints(cls):
+            found.setdefault(key, []).append(f"{section}.{key}")
+    return found
+
+
+def _belongs(key: str, root: Node) -> str:
+    """Where a key that was put in the wrong section belongs, if that is one place."""
+    try:
+        paths = leaves(root).get(key, [])
+    except ConfigError:
+        return ""
+    return " or ".join(f"`{path}`" for path in paths).strip("`")
+
+
+def _resolve_paths(root: Node) -> None:
+    """Makes paths of files that exist absolute: beside the recipe first, else from here.
+
+    A name that is no file (a hub id, `builtin:…`, a template's name) is left as it is.
+    """
+    places = [path.split(".") for path in PATHS]
+    for keys in places:
+        section = root.value.get(keys[0])
+        if section is None or not section.is_map or keys[1] not in section.value:
+            continue
+        node = section.value[keys[1]]
+        if keys[1] != "template" or str(node.value).endswith(_TEMPLATE_FILES):
+            _resolve(node)
+    data = root.value.get("data")
+    for key in ("train", "eval"):
+        if data is None or not data.is_map or key not in data.value:
+            continue
+        sources = data.value[key]
+        for source in sources.value if sources.is_list else [sources]:
+            if source.is_scalar:
+                _resolve(source)
+            elif source.is_map and "path" in source.value:
+                _resolve(source.value["path"])
+
+
+def _resolve(node: Node) -> None:
+    if not isinstance(node.value, str) or not node.value or ":" in node.value[2:]:
+        return
+    given = Path(node.value).expanduser()
+    for folder in (node.place.folder, Path.cwd()):
+        if folder is not None and (folder / given).exists():
+            node.value, node.plain = str((folder / given).resolve()), False
+            return
+
+
+# ---------------------------------------------------------------- recipes in Python
+
+
+def _is_python(path: str) -> bool:
+    file, colon, function = path.rpartition(":")
+    return bool(colon) and file.endswith(".py") and function.isidentifier()
+
+
+def _from_python_file(spec: str) -> Node:
+    file, _, function = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError("C100", f"no such recipe: {file}")
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # as `python file.py` would
+    try:
+        made = runpy.run_path(str(path), run_name=path.stem)
+        if not callable(made.get(function)):
+            raise ConfigError("C113", f"{file} has no function `{function}`", where=file)
+        recipe = made[function]()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            "C113", f"{spec} failed: {type(error).__name__}: {error}", where=file
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            "C113",
+            f"{spec} returned {type(recipe).__name__}, not a Recipe",
+            where=file,
+            fix="return tunesmith.Recipe(…) or recipe.from_dict({…})",
+        )
+    place = Place(spec, folder=Path(folder))
+    return from_nodes_of(write.to_dict(recipe, defaults=False), place)
