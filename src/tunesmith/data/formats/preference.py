@@ -1,0 +1,145 @@
+"""Pairs of a better and a worse answer, in every layout they are found in.
+
+    prompt, chosen, rejected             texts, or lists of messages
+    chosen, rejected                     whole conversations; what they share is the prompt
+    conversations, chosen, rejected      ShareGPT's turns
+    chosen_messages, rejected_messages   whole conversations
+    instruction, input, output: [a, b]   Alpaca's; the first is the better, a third is not used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunesmith.data.formats import alpaca, base, openai, sharegpt
+from tunesmith.data.json_rows import Row
+from tunesmith.recipe.sections import DataConfig
+from tunesmith.types import Conversation, Message, Preference
+
+ROLES = {
+    "prompt": ("prompt", "question", "query", "messages", "conversations", "instruction"),
+    "chosen": ("chosen", "chosen_messages"),
+    "rejected": ("rejected", "rejected_messages"),
+    "input": ("input",),
+    "output": ("output",),
+    "history": ("history",),
+    "system": ("system", "system_prompt"),
+    "tools": ("tools",),
+}
+SAMPLE = Preference
+WHOLE_FILES = False
+HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
+
+
+def detect(rows: Sequence[Row]) -> bool:
+    """`chosen` and `rejected`, or an Alpaca row with a list of outputs."""
+    return base.most(rows, lambda v: _has_pair(v) or _has_outputs(v))
+
+
+def _has_pair(value: Mapping[str, Any]) -> bool:
+    return all(base.column(ROLES, value, role) for role in ("chosen", "rejected"))
+
+
+def _has_outputs(value: Mapping[str, Any]) -> bool:
+    return "instruction" in value and isinstance(value.get("output"), list)
+
+
+def parse(row: Row, columns: base.Columns, config: DataConfig) -> Preference:
+    """A prompt and two continuations, the better first.
+
+    Raises:
+        DataError: D121, D122, D123; D124, images, sound or video.
+    """
+    row = base.renamed(row, columns) if columns else row
+    value = base.row_object(row)
+    openai.no_media(row, value)
+    if not _has_pair(value):
+        if "output" not in value:
+            base.missing(row, "rejected" if base.column(ROLES, value, "chosen") else "chosen")
+        return _alpaca(row, value["output"], config)
+    names = [base.column(ROLES, value, role) or role for role in ("chosen", "rejected")]
+    given = _prompt(row, value, config)
+    chosen, rejected = (_answers(row, value[name], name, not given) for name in names)
+    messages, chosen, rejected = _split(row, given, chosen, rejected)
+    system = base.optional_text(row, value.get("system"), "system")
+    if system and not any(message.role == "system" for message in messages):
+        messages = (Message.of("system", system), *messages)
+    tools = openai.tools(row, value.get("tools"))
+    return Preference(Conversation(messages, tools), chosen, rejected)
+
+
+def _alpaca(row: Row, outputs: Any, config: DataConfig) -> Preference:
+    messages = alpaca.prompt(row, {}, config)
+    if not isinstance(outputs, list) or len(outputs) < 2:
+        base.bad(row, "D122", "`output` is no list of two answers: chosen, rejected")
+    chosen, rejected = (base.text(row, outputs[i], f"output[{i}]") for i in (0, 1))
+    answers = ((Message.of("assistant", text),) for text in (chosen, rejected))
+    return Preference(Conversation(messages), *answers)
+
+
+def _prompt(row: Row, value: Mapping[str, Any], config: DataConfig) -> tuple[Message, ...]:
+    """The prompt where it stands in a column of its own; else empty."""
+    if "instruction" in value:
+        return alpaca.prompt(row, {}, config)
+    name = base.column(ROLES, value, "prompt")
+    if name is None:
+        return ()
+    past = alpaca.history(row, value.get("history"))
+    if isinstance(value[name], list):
+        return (*past, *_messages(row, value[name], name))
+    text = base.text(row, value[name], name)
+    if HUMAN in text:
+        return _transcript(row, text.removesuffix(ASSISTANT.rstrip()).rstrip(), name)
+    return (*past, Message.of("user", text))
+
+
+def _answers(row: Row, value: Any, name: str, whole: bool) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        text = base.text(row, value, name)
+        if HUMAN in text:
+            return _transcript(row, text, name)
+        if whole:
+            base.missing(row, "prompt")
+        return (Message.of("assistant", text),)
+    if isinstance(value, dict):
+        value = [value]
+    return _messages(row, value, name)
+
+
+def _messages(row: Row, value: Any, name: str) -> tuple[Message, ...]:
+    if isinstance(value, list) and value and sharegpt.is_turn(value[0]):
+        return sharegpt.turns(row, value, name)
+    return openai.messages(row, value, name)
+
+
+def _transcript(row: Row, text: str, name: str) -> tuple[Message, ...]:
+    """Anthropic's HH layout: `\\n\\nHuman: …\\n\\nAssistant: …` in one string."""
+    head, *blocks = text.split(HUMAN)
+    if head.strip():
+        base.bad(row, "D123", f"`{name}` does not begin with `Human:`")
+    messages: list[Message] = []
+    for block in blocks:
+        question, *answers = block.split(ASSISTANT)
+        messages.append(Message.of("user", question))
+        messages += [Message.of("assistant", answer) for answer in answers]
+    return tuple(messages)
+
+
+def _split(
+    row: Row, given: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], ...]:
+    """(prompt, chosen, rejected): the prompt is what is given, or what both begin with."""
+    if given and chosen[: len(given)] == given and rejected[: len(given)] == given:
+        given = ()  # the continuations repeat the prompt
+    if given:
+        return given, chosen, rejected
+    shared = 0
+    # Each side keeps a last message: two equal conversations are a pair with equal answers.
+    for better, worse in zip(chosen[:-1], rejected[:-1], strict=False):
+        if better != worse:
+            break
+        shared += 1
+    if not shared:
+        base.bad(row, "D123", "`chosen` and `rejected` share no prompt")
+    return chosen[:shared], chosen[shared:], rejected[shared:]

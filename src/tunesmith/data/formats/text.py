@@ -1,0 +1,39 @@
+"""Plain text for pretraining: one line of a .txt file, or the column `text`, is one document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.data.formats import base
+from tunesmith.data.json_rows import Row
+from tunesmith.recipe.sections import DataConfig
+from tunesmith.types import Document
+
+ROLES = {"text": ("text", "content", "raw_content")}
+SAMPLE = Document
+WHOLE_FILES = False
+OTHERS = {"messages", "conversations", "instruction", "prompt", "summary", "chosen"}
+
+
+def detect(rows: Sequence[Row]) -> bool:
+    """Lines of text, or a text column without those of a conversation."""
+    if all(isinstance(row.value, str) for row in rows):
+        return True
+    return base.most(rows, lambda v: bool(base.column(ROLES, v, "text")) and not OTHERS & set(v))
+
+
+def parse(row: Row, columns: base.Columns, config: DataConfig) -> Document:
+    """A document; a list of strings is joined by newlines.
+
+    Raises:
+        DataError: D121, D122.
+    """
+    if isinstance(row.value, str):
+        return Document(row.value)
+    name = columns.get("text") or base.column(ROLES, row.value, "text")
+    if name is None or name not in row.value:
+        base.missing(row, name or "text")
+    value = row.value[name]
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        value = "\n".join(value)
+    return Document(base.text(row, value, name))

@@ -1,0 +1,332 @@
+"""JSON Lines and JSON arrays, row by row with line numbers, in bounded memory.
+
+Python's own parser does the work; what it lets through silently (duplicate keys, NaN, numbers out
+of range, lone surrogates, NUL) is refused here, because a model would be trained on the damage.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+from tunesmith.errors import DataError
+
+MAX_ROW = 16 << 20
+"""Longest row, in characters: far above any training row, far below what exhausts memory."""
+CHUNK = 1 << 20
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_MEDIA = "a row holds one example; rows this long are usually media or a whole corpus on one line"
+
+OnBad = Callable[[DataError], None]
+
+
+class Row(NamedTuple):
+    """One row of a file. `value` is an object, or a string for plain text."""
+
+    value: dict[str, Any] | str
+    file: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class _Refused(Exception):
+    """A value that JSON allows or Python accepts, and that must not be trained on."""
+
+    def __init__(self, code: str, what: str):
+        super().__init__(what)
+        self.code = code
+        self.what = what
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Refused("D107", f"the key `{twice}` stands twice in one object")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Refused("D109", f"{name} is not a JSON value")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 19:
+        raise _Refused("D109", f"an integer of {len(digits)} digits does not fit into 64 bits")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _Refused("D109", f"the number {digits[:20]} is out of range")
+    return value
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_number
+)
+_LENIENT = json.JSONDecoder(parse_int=lambda digits: 0)
+
+
+def decode(text: str, start: int = 0) -> tuple[Any, int]:
+    """Parses the JSON value that begins at `start`; returns it and its end.
+
+    Raises:
+        _Refused: a value that must not be trained on, or nesting too deep.
+        json.JSONDecodeError: no JSON.
+    """
+    try:
+        value, end = _STRICT.raw_decode(text, start)
+    except RecursionError:
+        raise _Refused("D105", "the row is nested too deeply") from None
+    if _SUSPICIOUS.search(text, start, end):
+        _check_strings(value)
+    return value, end
+
+
+def _check_strings(value: Any) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise _Refused("D109", "a string holds the character NUL")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            raise _Refused("D109", f"a string holds half a character (U+{code:04X})") from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _check_strings(key)
+            _check_strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_strings(inner)
+
+
+def require_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        kind = {type(None): "null", list: "an array", str: "a string", bool: "true or false"}
+        found = kind.get(type(value), "a number")
+        raise _Refused("D106", f"the row is {found}, not an object")
+    return value
+
+
+# ---------------------------------------------------------------- lines
+
+
+def text_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without line end) of each line that is UTF-8 and no blank.
+
+    Only LF and CRLF end a line: U+2028 and its kin are characters of a text.
+
+    Raises:
+        DataError: D108, a line longer than MAX_ROW bytes. Other bad lines go to `on_bad`.
+    """
+    number = 0
+    while raw := stream.readline(MAX_ROW + 1):
+        number += 1
+        if len(raw) > MAX_ROW:
+            raise too_long(f"{file}:{number}")
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if b"\0" in raw:
+            on_bad(_error("D109", "the line holds the byte NUL", f"{file}:{number}"))
+            continue
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            on_bad(not_utf8(raw, error.start, f"{file}:{number}"))
+            continue
+        if not text.isspace():
+            yield number, text.rstrip("\r\n")
+
+
+def json_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
+    """One object per line."""
+    for number, text in text_lines(stream, file, on_bad):
+        start = len(text) - len(text.lstrip())
+        try:
+            value, end = decode(text, start)
+            rest = text[end:].strip()
+            if rest:
+                raise _Refused("D105", _what_follows(rest))
+            yield Row(require_object(value), file, number)
+        except _Refused as refused:
+            on_bad(_error(refused.code, refused.what, f"{file}:{number}"))
+        except json.JSONDecodeError as error:
+            if text.strip() == "{":
+                raise _spread(f"{file}:{number}") from None
+            on_bad(_syntax_on_line(error, text, f"{file}:{number}"))
+
+
+def _what_follows(rest: str) -> str:
+    if rest[0] in "{[":
+        return "two JSON values stand on one line"
+    return f"text follows the JSON value: `{rest[:20]}`"
+
+
+def _spread(where: str) -> DataError:
+    what = "one object over several lines, where rows are expected"
+    return _error("D106", what, where, "write one object per line, or put the rows into an array")
+
+
+def _syntax_on_line(error: json.JSONDecodeError, text: str, where: str) -> DataError:
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        fix = "the file must hold one JSON object per line; if it is CSV or text, rename it"
+        return _error("D105", f"the line is not JSON: `{text[:30]}`", where, fix)
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+        return _error("D105", "the line ends inside a JSON value (truncated?)", where)
+    return _error("D105", f"not JSON: {error.msg}", f"{where}:{error.pos + 1}")
+
+
+# ---------------------------------------------------------------- arrays
+
+
+class _Window:
+    """A window that slides over a text file and knows at which line it stands."""
+
+    def __init__(self, stream: BinaryIO, file: str):
+        self.stream = stream
+        self.file = file
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self.text = ""
+        self.at = 0
+        self.line = 1
+        self.ended = False
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    def more(self) -> bool:
+        """Reads on, dropping what was passed; False at the end of the file."""
+        if self.ended:
+            return False
+        # Growing with what is already held keeps the re-parsing of a long row linear.
+        raw = self.stream.read(max(CHUNK, len(self.text) - self.at))
+        self.ended = not raw
+        kept = self.text[self.at :]
+        try:
+            self.text = kept + self.decoder.decode(raw, final=self.ended)
+        except UnicodeDecodeError as error:
+            line = self.line + kept.count("\n") + error.object[: error.start].count(b"\n")
+            raise not_utf8(error.object, error.start, f"{self.file}:{line}") from None
+        self.at = 0
+        return not self.ended
+
+    def peek(self) -> str:
+        """Moves to the next character that is no white space and returns it; "" at the end."""
+        while True:
+            end = _SPACE.match(self.text, self.at).end()
+            self.line += self.text.count("\n", self.at, end)
+            self.at = end
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more() and not self.text:
+                return ""
+
+    def value(self) -> tuple[Any, DataError | None]:
+        """Parses the value here and moves behind it; or says what is refused about it."""
+        while True:
+            try:
+                try:
+                    value, end = decode(self.text, self.at)
+                    refused = None
+                    require_object(value)
+                except _Refused as found:
+                    refused = _error(found.code, found.what, self.where)
+                    value, end = self._skip(refused)
+            except json.JSONDecodeError as error:
+                if self._may_be_cut(error) and self._grow():
+                    continue
+                raise self._syntax(error) from None
+            if end == len(self.text) and self.more():
+                continue  # a number or literal at the border may go on
+            self.line += self.text.count("\n", self.at, end)
+            self.at = end
+            return value, refused
+
+    def _skip(self, refused: DataError) -> tuple[Any, int]:
+        try:
+            return _LENIENT.raw_decode(self.text, self.at)
+        except RecursionError:
+            raise refused from None
+
+    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the error may come from the window's border and not from the text."""
+        return error.msg.startswith("Unterminated") or error.pos > len(self.text) - 16
+
+    def _grow(self) -> bool:
+        if len(self.text) - self.at > MAX_ROW:
+            raise too_long(self.where)
+        return self.more()
+
+    def _syntax(self, error: json.JSONDecodeError) -> DataError:
+        if self._may_be_cut(error):
+            what = f"the file ends inside the row that begins at line {self.line} (truncated?)"
+            end = self.line + self.text.rstrip().count("\n", self.at)
+            return _error("D105", what, f"{self.file}:{end}")
+        line = self.line + self.text.count("\n", self.at, error.pos)
+        return _error("D105", f"not JSON: {error.msg}", f"{self.file}:{line}:{error.colno}")
+
+
+def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
+    """The elements of one array, each with the line it begins at.
+
+    Raises:
+        DataError: D105, the array is broken: what follows can't be found again.
+    """
+    window = _Window(stream, file)
+    window.peek()
+    window.at += 1
+    if window.peek() == "]":
+        return
+    while True:
+        if window.peek() in ("", "]"):
+            what = "the array ends in a comma" if window.peek() else "the file ends after a comma"
+            raise _error("D105", what, window.where, "remove it, or complete the file")
+        line = window.line
+        value, refused = window.value()
+        if refused is None:
+            yield Row(value, file, line)
+        else:
+            on_bad(refused)
+        following = window.peek()
+        if following == "]":
+            break
+        if following != ",":
+            what = f"`,` or `]` expected, found `{following}`" if following else "no `]` at the end"
+            raise _error("D105", what, window.where)
+        window.at += 1
+    window.at += 1
+    if rest := window.peek():
+        raise _error("D105", f"text follows the array: `{rest}`", window.where)
+
+
+# ---------------------------------------------------------------- errors
+
+
+def too_long(where: str) -> DataError:
+    what = f"the row is longer than {MAX_ROW >> 20} MiB"
+    return DataError("D108", what, where=where, why=_MEDIA, fix="split it into several rows")
+
+
+def not_utf8(raw: bytes, start: int, where: str) -> DataError:
+    what = f"not UTF-8: byte 0x{raw[start]:02X}"
+    fix = "convert the file: iconv -f GB18030 -t UTF-8 (or -f LATIN1, as it was written)"
+    return DataError("D103", what, where=where, fix=fix)
+
+
+def _error(code: str, what: str, where: str, fix: str = "") -> DataError:
+    return DataError(code, what, where=where, fix=fix or "mend or remove the row")

@@ -1,0 +1,287 @@
+"""Rows of files and folders: JSON, JSON Lines, CSV, TSV, text and Parquet, gzipped or not.
+
+A file is known by its name and checked against its first bytes. Every row knows its file and line.
+A bad row is reported; a bad file is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from importlib.resources import as_file, files as resources
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tunesmith.data.json_rows import (
+    MAX_ROW,
+    OnBad,
+    Row,
+    json_array,
+    json_lines,
+    text_lines,
+    too_long,
+)
+from tunesmith.errors import DataError, MissingExtra
+
+KINDS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+    ".md": "text",
+    ".parquet": "parquet",
+}
+__all__ = ["Row", "content_hash", "data_files", "kind_of", "locate", "rows"]
+
+
+def rows(
+    path: str | Path,
+    *,
+    max_samples: int | None = None,
+    whole: bool = False,
+    on_bad: OnBad | None = None,
+) -> Iterator[Row]:
+    """Rows of a file or folder, in the order of names and lines.
+
+    Args:
+        path: File, folder (read recursively, one kind of file), or `builtin:NAME`.
+        max_samples: Stop after so many rows.
+        whole: Plain text only: each file is one row; else each line that is not blank.
+        on_bad: Is told each bad row, which is then skipped; default: the first one is raised.
+
+    Raises:
+        DataError: D101 to D110, the file or one of its rows can't be read.
+        MissingExtra: Parquet without pyarrow.
+    """
+    left = max_samples
+    for file in data_files(path):
+        for row in _rows_of(file, whole, on_bad or _raise):
+            if left is not None:
+                if left == 0:
+                    return
+                left -= 1
+            yield row
+
+
+def _raise(error: DataError) -> None:
+    raise error
+
+
+def locate(path: str | Path) -> Path:
+    """The file or folder itself; `builtin:NAME` names one that ships with tunesmith.
+
+    Raises:
+        DataError: D101, nothing is there.
+    """
+    spec = str(path)
+    if spec.startswith("builtin:"):
+        folder = resources("tunesmith.assets")
+        known = sorted(f.name for f in folder.iterdir() if kind_of(Path(f.name)))
+        for name in known:
+            if name.split(".")[0] == spec.removeprefix("builtin:"):
+                with as_file(folder / name) as found:
+                    return found
+        fix = f"known: {', '.join(name.split('.')[0] for name in known)}"
+        raise DataError("D101", f"no embedded data set is called `{spec}`", fix=fix)
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise DataError("D101", "no such file or folder", where=spec, fix="check data.train[].path")
+    return found
+
+
+def data_files(path: str | Path) -> list[Path]:
+    """The data files below a path, sorted; hidden ones and other kinds of file are passed over.
+
+    Raises:
+        DataError: D101, none is there; D104, a folder holds several kinds of data file.
+    """
+    top = locate(path)
+    if not top.is_dir():
+        return [top]
+    found = sorted(
+        p for p in top.rglob("*") if p.is_file() and not _hidden(p, top) and kind_of(p)
+    )
+    if any(kind_of(p) != "text" for p in found):  # a README.md beside the data is no data
+        found = [p for p in found if p.suffix != ".md"]
+    if not found:
+        what = "the folder holds no data files"
+        raise DataError("D101", what, where=str(top), fix=f"known: {', '.join(KINDS)} (.gz)")
+    kinds = {kind_of(p): p for p in reversed(found)}
+    if len(kinds) > 1:
+        names = ", ".join(p.relative_to(top).as_posix() for p in kinds.values())
+        what = f"the folder mixes kinds of data: {names}"
+        raise DataError("D104", what, where=str(top), fix="name the files as separate sources")
+    return found
+
+
+def _hidden(path: Path, top: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(top).parts)
+
+
+def kind_of(path: Path) -> str | None:
+    """json, csv, tsv, text or parquet by the file's name; None for other files."""
+    name = path.name.lower().removesuffix(".gz")
+    return KINDS.get(os.path.splitext(name)[1])
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 over the bytes of all data files below a path, in reading order."""
+    digest = hashlib.sha256()
+    for file in data_files(path):
+        with file.open("rb") as stream:
+            part = hashlib.file_digest(stream, "sha256")
+        digest.update(f"{kind_of(file)} {file.stat().st_size} {part.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- one file
+
+
+def _rows_of(path: Path, whole: bool, on_bad: OnBad) -> Iterator[Row]:
+    kind = kind_of(path)
+    if kind is None:
+        what = f"unknown kind of file: `{path.suffix or path.name}`"
+        raise DataError("D104", what, where=str(path), fix=f"known: {', '.join(KINDS)} (.gz)")
+    count = line = 0
+    bad = 0
+
+    def counted(error: DataError) -> None:
+        nonlocal bad
+        bad += 1
+        on_bad(error)
+
+    try:
+        reader = _parquet(path) if kind == "parquet" else _stream(path, kind, whole, counted)
+        for row in reader:
+            count, line = count + 1, row.line
+            yield row
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = f"broken gzip data ({error})"
+        raise DataError("D104", what, where=f"{path}:{line + 1}", fix="fetch it again") from None
+    except OSError as error:
+        what = f"can't be read: {error.strerror or error}"
+        raise DataError("D101", what, where=str(path), fix="check the file and its rights") from None
+    if not count and not bad:
+        raise DataError("D102", "the file holds no rows", where=f"{path}:1", fix="remove the file")
+
+
+def _stream(path: Path, kind: str, whole: bool, on_bad: OnBad) -> Iterator[Row]:
+    """Opens a text file and reads its rows."""
+    with path.open("rb") as raw:
+        first = raw.read(4)
+        raw.seek(0)
+        zipped = path.name.lower().endswith(".gz")
+        if first.startswith(b"\x1f\x8b") != zipped and first:
+            what = "gzip data without `.gz` in its name" if not zipped else "no gzip data in it"
+            raise DataError("D104", what, where=f"{path}:1", fix="rename the file")
+        stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+        head = stream.read(4)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            fix = "convert the file: iconv -f UTF-16 -t UTF-8"
+            raise DataError("D103", "the file is UTF-16", where=f"{path}:1", fix=fix)
+        stream.seek(0)
+        file = str(path)
+        if kind == "json":
+            reader = json_array if _is_array(stream) else json_lines
+            yield from reader(stream, file, on_bad)
+        elif kind == "text" and whole:
+            yield _document(stream, file)
+        elif kind == "text":
+            yield from (Row(text, file, n) for n, text in text_lines(stream, file, on_bad))
+        else:
+            yield from _table(stream, file, "\t" if kind == "tsv" else ",", on_bad)
+
+
+def _is_array(stream: BinaryIO) -> bool:
+    """Whether the first character is `[`: names don't say, `.json` often holds JSON Lines."""
+    head = b""
+    while not head and (chunk := stream.read(4096)):
+        head = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
+    stream.seek(0)
+    return head.startswith(b"[")
+
+
+def _document(stream: BinaryIO, file: str) -> Row:
+    raw = stream.read(MAX_ROW + 1)
+    if len(raw) > MAX_ROW:
+        raise too_long(f"{file}:1")
+    collected: list[DataError] = []
+    lines = list(text_lines_of(raw, file, collected))
+    if collected:
+        raise collected[0]
+    if not lines:
+        raise DataError("D102", "the file holds no text", where=f"{file}:1", fix="remove the file")
+    text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+    return Row(text, file, 1)
+
+
+def text_lines_of(raw: bytes, file: str, collected: list[DataError]) -> Iterator[tuple[int, str]]:
+    """`text_lines` of bytes in memory; errors are collected."""
+    import io
+
+    return text_lines(io.BytesIO(raw), file, collected.append)
+
+
+def _table(stream: BinaryIO, file: str, delimiter: str, on_bad: OnBad) -> Iterator[Row]:
+    """CSV or TSV: the first record names the columns; values are strings."""
+    csv.field_size_limit(MAX_ROW)
+    lines = _csv_lines(stream, file, on_bad)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        columns = next(reader, [])
+        if len(set(columns)) != len(columns) or not all(columns):
+            what = f"columns without a name or with the same name: {', '.join(columns)}"
+            raise DataError("D110", what, where=f"{file}:1", fix="name each column once")
+        start = reader.line_num + 1
+        for values in reader:
+            if len(values) == len(columns):
+                yield Row(dict(zip(columns, values, strict=True)), file, start)
+            elif values:
+                what = f"{len(values)} fields, but {len(columns)} columns are named in line 1"
+                fix = "quote fields that hold the delimiter, or remove the row"
+                on_bad(DataError("D110", what, where=f"{file}:{start}", fix=fix))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        fix = "check the quotes of this record and the one before"
+        raise DataError("D110", f"not CSV: {error}", where=f"{file}:{start}", fix=fix) from None
+
+
+def _csv_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[str]:
+    """Lines with their ends; blank ones too, which may belong to a quoted field."""
+    number = 0
+    while raw := stream.readline(MAX_ROW + 1):
+        number += 1
+        if len(raw) > MAX_ROW:
+            raise too_long(f"{file}:{number}")
+        collected: list[DataError] = []
+        lines = list(text_lines_of(raw, file, collected))
+        for error in collected:  # the line was number 1 of the bytes it was given
+            where = f"{file}:{number}"
+            on_bad(DataError(error.code, error.what, where=where, fix=error.fix))
+        if lines or not collected:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    """Parquet: `line` is the number of the row, from 1."""
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "hub", "reading Parquet") from None
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(value, str(path), number)
+    except arrow.ArrowInvalid as error:
+        what = f"not Parquet: {error}"
+        raise DataError("D104", what, where=str(path), fix="check the file's name") from None
