@@ -199,8 +199,7 @@ class TrainingRun:
             state=self.state(),
             limit=self.recipe.train.save_total_limit,
             best=self.best.step if self.best and self.best.saved else None,
-            rank=self.parallel.rank,
-            world=self.parallel.world,
+            parallel=self.parallel,
         )
         self.directory.append_event("checkpoint", step=self.step)
         return path
