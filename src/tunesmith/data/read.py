@@ -12,7 +12,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
-from importlib.resources import as_file, files as resources
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,20 +74,19 @@ def _raise(error: DataError) -> None:
 
 
 def locate(path: str | Path) -> Path:
-    """The file or folder itself; `builtin:NAME` names one that ships with tunesmith.
+    """The file or folder itself; `builtin:demo/train.jsonl` names one that ships with tunesmith.
 
     Raises:
         DataError: D101, nothing is there.
     """
     spec = str(path)
     if spec.startswith("builtin:"):
-        folder = resources("tunesmith.assets")
-        known = sorted(f.name for f in folder.iterdir() if kind_of(Path(f.name)))
-        for name in known:
-            if name.split(".")[0] == spec.removeprefix("builtin:"):
-                with as_file(folder / name) as found:
-                    return found
-        fix = f"known: {', '.join(name.split('.')[0] for name in known)}"
+        assets = Path(str(resources("tunesmith.assets")))
+        known = {p.relative_to(assets).as_posix(): p for p in sorted(assets.glob("*/*.jsonl"))}
+        name = spec.removeprefix("builtin:")
+        if name in known:
+            return known[name]
+        fix = f"known: {', '.join(f'builtin:{file}' for file in known)}"
         raise DataError("D101", f"no embedded data set is called `{spec}`", fix=fix)
     found = Path(path).expanduser()
     if not found.exists():
@@ -104,9 +103,7 @@ def data_files(path: str | Path) -> list[Path]:
     top = locate(path)
     if not top.is_dir():
         return [top]
-    found = sorted(
-        p for p in top.rglob("*") if p.is_file() and not _hidden(p, top) and kind_of(p)
-    )
+    found = sorted(p for p in top.rglob("*") if p.is_file() and not _hidden(p, top) and kind_of(p))
     if any(kind_of(p) != "text" for p in found):  # a README.md beside the data is no data
         found = [p for p in found if p.suffix != ".md"]
     if not found:
@@ -166,7 +163,9 @@ def _rows_of(path: Path, whole: bool, on_bad: OnBad) -> Iterator[Row]:
         raise DataError("D104", what, where=f"{path}:{line + 1}", fix="fetch it again") from None
     except OSError as error:
         what = f"can't be read: {error.strerror or error}"
-        raise DataError("D101", what, where=str(path), fix="check the file and its rights") from None
+        raise DataError(
+            "D101", what, where=str(path), fix="check the file and its rights"
+        ) from None
     if not count and not bad:
         raise DataError("D102", "the file holds no rows", where=f"{path}:1", fix="remove the file")
 

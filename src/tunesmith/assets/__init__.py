@@ -1,0 +1,1 @@
+"""What ships inside the package: the embedded model, the demo's task, their scripts."""
