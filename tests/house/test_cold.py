@@ -14,11 +14,7 @@ RECIPES = sorted((PACKAGE / "recipes").glob("*.yaml"))
 SCRIPT = """
 import json, sys
 from tunesmith.cli.main import main
-code = 0
-try:
-    main(json.loads(sys.argv[1]))
-except SystemExit as stop:
-    code = stop.code or 0
+code = main(json.loads(sys.argv[1]))
 heavy = [name for name in ("torch", "transformers", "peft", "datasets") if name in sys.modules]
 print("HEAVY", json.dumps({"code": code, "loaded": heavy}))
 """

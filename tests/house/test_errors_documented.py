@@ -5,21 +5,22 @@ from __future__ import annotations
 import ast
 import re
 
-from tests.house.source import ROOT, calls, modules
+from tests.house.source import ROOT, modules
 
 PAGE = ROOT / "docs" / "errors.md"
 CODE = re.compile(r"[CDMERGSX]\d{3}")
 
 
 def raised() -> dict[str, str]:
-    """Code → the first place in src that writes it down as a literal argument."""
+    """Code → the first place in src that writes it down: an argument, or `error[…]` in a text."""
     found: dict[str, str] = {}
     for module in modules():
-        for _, node in calls(module):
-            values = [*node.args, *(keyword.value for keyword in node.keywords)]
-            for text in (v.value for v in values if isinstance(v, ast.Constant)):
-                if isinstance(text, str) and CODE.fullmatch(text):
-                    found.setdefault(text, f"{module.here}:{node.lineno}")
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            codes = CODE.findall(node.value) if "error[" in node.value else [node.value]
+            for code in filter(CODE.fullmatch, codes):
+                found.setdefault(code, f"{module.here}:{node.lineno}")
     return found
 
 
