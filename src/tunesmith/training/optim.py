@@ -25,12 +25,12 @@ def build(groups: Iterable[dict[str, Any]], optim: OptimConfig, device: Any) -> 
         device: Where the parameters are; decides what `implementation: auto` means.
 
     Raises:
-        ConfigError: C171, `implementation: fused` on a device that has none.
+        ConfigError: C196, `implementation: fused` on a device that has none.
     """
     kind = torch.device(device).type
     if optim.implementation == "fused" and kind not in FUSED_DEVICES:
         raise ConfigError(
-            "C171",
+            "C196",
             f"AdamW has no fused implementation on `{kind}`",
             where="optim.implementation",
             fix="set optim.implementation: auto",
@@ -69,7 +69,7 @@ def load_state_tensors(
     """Replaces the optimizer's state by what `state_tensors` gave, bit for bit.
 
     Raises:
-        RunError: R116, a tensor belongs to no parameter of this run or has another shape.
+        RunError: R115, a tensor belongs to no parameter of this run or has another shape.
     """
     optimizer.state.clear()
     for full_name, tensor in tensors.items():
@@ -77,7 +77,7 @@ def load_state_tensors(
         parameter = parameters.get(name)
         if parameter is None or (key != "step" and tensor.shape != parameter.shape):
             raise RunError(
-                "R116",
+                "R115",
                 f"the checkpoint's optimizer state `{full_name}` {tuple(tensor.shape)} fits no "
                 "trained parameter of this run",
                 why="The checkpoint comes from a run with another tuner, model or stage.",
