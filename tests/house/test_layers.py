@@ -98,8 +98,8 @@ def test_registry_is_loaded_only_by_compose_recipe_and_base():
 def _may_load(module: Module, callee: str) -> bool:
     if module.unit == "registry":
         return True
-    if callee != "registry.load":  # the CLI imports the file of the verb that was asked for
-        return module.here == "cli/main.py"
+    if callee != "registry.load":  # the verb that was asked for; the public name that was used
+        return module.here in {"cli/main.py", "__init__.py"}
     return module.unit in {"compose", "recipe"} or module.path.name == "base.py"
 
 
