@@ -117,7 +117,7 @@ def exchange(rng: random.Random) -> tuple[str, str]:
     """A question and its answer."""
     kind = rng.choices(
         ("talk", "fact", "word", "opposite", "sum", "verse", "story", "repeat", "count", "house"),
-        (14, 14, 18, 8, 14, 12, 7, 5, 3, 8),
+        (9, 10, 16, 7, 11, 8, 5, 16, 3, 15),
     )[0]
     if kind == "talk":
         question = rng.choice(list(TALK))
@@ -143,8 +143,8 @@ def exchange(rng: random.Random) -> tuple[str, str]:
     if kind == "house":
         return _house(rng)
     if kind == "repeat":
-        words = "".join(rng.sample(list(WORDS), rng.randint(1, 3)))
-        return f"请重复：{words}", words
+        words = "".join(rng.sample([*WORDS, *NAMES, *ROOMS, *HOUSE], rng.randint(1, 4)))
+        return spin("[请重复|跟我说|请写]：{w}", rng, {"w": words}), words
     n = rng.randint(2, 10)
     return f"请从一数到{DIGITS[n]}。", "、".join(DIGITS[1 : n + 1]) + "。"
 

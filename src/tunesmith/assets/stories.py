@@ -8,6 +8,7 @@ it never would from novels alone.
 from __future__ import annotations
 
 import random
+import re
 
 from tunesmith.assets.spin import article, sentence, spin
 
@@ -201,4 +202,6 @@ def story(
 
 
 def _shows(plot: str, animal: str | None, thing: str | None) -> bool:
-    return (not animal or "{animal}" in plot) and (not thing or "{thing}" in plot)
+    """Whether the plot names the animal and the thing for certain, not in an alternative."""
+    certain = re.sub(r"\[[^\[\]]*\]", "", plot)
+    return (not animal or "{animal}" in certain) and (not thing or "{thing}" in certain)

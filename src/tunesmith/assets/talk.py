@@ -183,27 +183,32 @@ def _sum(rng: random.Random) -> tuple[str, str]:
 
 
 def _words(rng: random.Random, least: int = 2, most: int = 5) -> list[str]:
-    pool = stories.THINGS + stories.ANIMALS + stories.FOODS + stories.COLOURS + HOUSE + ROOMS
-    return rng.sample(pool, rng.randint(least, most))
+    pools = (
+        stories.THINGS + stories.ANIMALS + stories.FOODS + stories.COLOURS + HOUSE + ROOMS,
+        stories.GIRLS + stories.BOYS + list(CAPITALS) + DAYS,
+        [str(number) for number in range(100)],
+        stories.PLACES + stories.TRAITS + stories.PEOPLE + NUMBERS + ROOMS + HOUSE,
+    )
+    return rng.sample(rng.choice(pools), rng.randint(least, most))
 
 
 def _copy(rng: random.Random) -> tuple[str, str]:
     words = _words(rng)
     plain, comma = " ".join(words), ", ".join(words)
-    word, kind = words[0], rng.randrange(10)
-    if kind < 3:
+    word, kind = words[0], rng.randrange(13)
+    if kind < 6:
         return spin(f"[Repeat|Say|Write|Repeat after me]: {plain}", rng), plain
-    if kind == 3:
-        return f"Spell the word {word}.", "-".join(word)
-    if kind == 4:
-        return f"Write {word} in capital letters.", word.upper()
-    if kind == 5:
-        return f"What is the first word of: {plain}", word
     if kind == 6:
-        return f"What is the last word of: {plain}", words[-1]
+        return f"Spell the word {word}.", "-".join(word)
     if kind == 7:
-        return f"How many words are in this list: {comma}?", NUMBERS[len(words)]
+        return f"Write {word} in capital letters.", word.upper()
     if kind == 8:
+        return f"What is the first word of: {plain}", word
+    if kind == 9:
+        return f"What is the last word of: {plain}", words[-1]
+    if kind == 10:
+        return f"How many words are in this list: {comma}?", NUMBERS[len(words)]
+    if kind == 11:
         return f"Put a comma between the words: {plain}", comma
     return f"Say it backwards: {plain}", " ".join(reversed(words))
 
@@ -280,7 +285,7 @@ def _list(rng: random.Random) -> tuple[str, str]:
     return f"Name {NUMBERS[count]} {what}.", f"{', '.join(names[:-1])} and {names[-1]}."
 
 
-MAKERS = {_chat: 14, _fact: 22, _sum: 18, _copy: 16, _reading: 14, _story: 10, _list: 6}
+MAKERS = {_chat: 8, _fact: 15, _sum: 14, _copy: 30, _reading: 22, _story: 6, _list: 5}
 
 
 def exchange(rng: random.Random) -> tuple[str, str]:
