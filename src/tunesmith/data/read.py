@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
@@ -59,14 +60,9 @@ def rows(
         DataError: D101 to D110, the file or one of its rows can't be read.
         MissingExtra: Parquet without pyarrow.
     """
-    left = max_samples
-    for file in data_files(path):
-        for row in _rows_of(file, whole, on_bad or _raise):
-            if left is not None:
-                if left == 0:
-                    return
-                left -= 1
-            yield row
+    files = data_files(path)
+    found = (row for file in files for row in _rows_of(file, whole, on_bad or _raise))
+    yield from itertools.islice(found, max_samples)
 
 
 def _raise(error: DataError) -> None:

@@ -12,6 +12,7 @@ A format is a module of this folder:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn, Protocol
 
 from tunesmith import registry
@@ -33,6 +34,7 @@ class Format(Protocol):
     def parse(self, row: Row, columns: Columns, config: DataConfig) -> Sample: ...
 
 
+@cache
 def load(name: str) -> Format:
     """The format called `name`.
 

@@ -17,7 +17,9 @@ WHOLE_FILES = False
 
 def detect(rows: Sequence[Row]) -> bool:
     """A `label` beside something that is a conversation."""
-    return base.most(rows, lambda v: bool(base.column(ROLES, v, "label")) and _reader(v) is not None)
+    return base.most(
+        rows, lambda v: bool(base.column(ROLES, v, "label")) and _reader(v) is not None
+    )
 
 
 def _reader(value: Mapping[str, Any]) -> Any:

@@ -1,10 +1,10 @@
 """Pairs of a better and a worse answer, in every layout they are found in.
 
-    prompt, chosen, rejected             texts, or lists of messages
-    chosen, rejected                     whole conversations; what they share is the prompt
-    conversations, chosen, rejected      ShareGPT's turns
-    chosen_messages, rejected_messages   whole conversations
-    instruction, input, output: [a, b]   Alpaca's; the first is the better, a third is not used
+prompt, chosen, rejected             texts, or lists of messages
+chosen, rejected                     whole conversations; what they share is the prompt
+conversations, chosen, rejected      ShareGPT's turns
+chosen_messages, rejected_messages   whole conversations
+instruction, input, output: [a, b]   Alpaca's; the first is the better, a third is not used
 """
 
 from __future__ import annotations

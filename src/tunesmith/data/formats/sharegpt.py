@@ -86,7 +86,9 @@ def turn(row: Row, item: Any, name: str) -> Message:
         return Message("assistant", tuple(calls))
     if speaker not in SPEAKERS:
         known = ", ".join((*SPEAKERS, *CALLS))
-        base.bad(row, "D123", f"`{name}` is from the unknown speaker `{speaker}`", f"known: {known}")
+        base.bad(
+            row, "D123", f"`{name}` is from the unknown speaker `{speaker}`", f"known: {known}"
+        )
     role = SPEAKERS[speaker]
     value = base.text(row, item.get("value"), f"{name}.value", empty=role == "system")
     return Message.of(role, value)

@@ -1,0 +1,360 @@
+"""Rows to tokens, once: read, parse, let the stage encode, and keep the result in the token store.
+
+A store is found by a key over everything the tokens depend on, so a second start maps what is
+there. An interrupted encoding goes on where it was: shards that are on disk are not made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.data import read, report as reports, store, workers
+from tunesmith.data.formats import base as formats
+from tunesmith.data.json_rows import Row
+from tunesmith.data.key import store_key
+from tunesmith.errors import DataError
+from tunesmith.recipe.sections import DataConfig, Source
+from tunesmith.types import Conversation, Encoded, Feedback, Message, Preference, Sample
+
+StageEncode = Callable[[Sequence[Sample]], list[Encoded]]
+Progress = Callable[[str, str], None]
+
+BATCH_ROWS = 1024
+BATCH_CHARACTERS = 2_000_000
+"""A batch ends at so many rows or characters: few enough that two cores share 10 MB evenly."""
+LOOK_AT = 20
+"""Rows a format is detected from."""
+SAY_EVERY = 5.0
+"""Seconds between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is known about the stage before a row is encoded."""
+
+    accepts: tuple[type, ...] = ()
+    """Sample types the stage trains on; empty: any."""
+    unk_id: int | None = None
+    """Id of the unknown token; None where it means something else (EOS, padding)."""
+
+
+def build(
+    sources: Sequence[Source],
+    config: DataConfig,
+    make_encoder: Callable[[], StageEncode],
+    key_parts: Mapping[str, Any],
+    *,
+    num_proc: int | None,
+    home: Path,
+    progress: Progress | None = None,
+    checks: Checks | None = None,
+) -> store.Dataset:
+    """The token store of some sources, made or found.
+
+    Args:
+        sources: What to read, in this order.
+        config: Lengths, joiner, and what happens to bad rows.
+        make_encoder: Builds the stage's encoder in each process; must pickle.
+        key_parts: What the encoder depends on: stage, template and tokenizer hashes, lengths.
+        num_proc: Processes; default: all cores this process may use.
+        home: Stores are kept in `home/store`.
+        progress: Is told (topic, text) what was detected, and how far it is.
+        checks: What the stage accepts.
+
+    Raises:
+        DataError: D1xx, files and rows; D202 to D206, rows that can't be trained on.
+        RunError: R220, an encoding process died; R221, no room for the store.
+    """
+    if not sources:
+        fix = "name a file: data.train=FILE"
+        raise DataError("D203", "no training data is named", where="data.train", fix=fix)
+    checks = checks or Checks()
+    say = progress or (lambda topic, text: None)
+    sets = []
+    for source in sources:
+        job = _job(source, config, make_encoder, key_parts, checks)
+        say("data", f"{source.path}: {job.format}" + ("" if source.format else " (detected)"))
+        sets.append(_found_or_made(job, num_proc or workers.cores(), home / "store", say))
+    dataset = store.concat(sets, reports.joined([one.report for one in sets]))
+    reports.judge(dataset.report, config, unk=checks.unk_id is not None)
+    return dataset
+
+
+# ---------------------------------------------------------------- one source
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source and how to encode it; small and picklable."""
+
+    source: Source
+    format: str
+    config: DataConfig
+    make_encoder: Callable[[], StageEncode]
+    unk_id: int | None
+    files: tuple[str, ...]
+    key: str
+
+    def __call__(self) -> Callable[[Task], dict[str, Any]]:
+        encode = self.make_encoder()
+        return lambda task: encode_batch(self, encode, task)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch of rows and the shard they become."""
+
+    path: Path
+    rows: tuple[Row, ...]
+
+
+def _job(
+    source: Source,
+    config: DataConfig,
+    make_encoder: Callable[[], StageEncode],
+    key_parts: Mapping[str, Any],
+    checks: Checks,
+) -> Job:
+    name = source.format or detect(source)
+    columns = source.columns or {}
+    formats.check_columns(name, columns, source.path)
+    made = formats.load(name).SAMPLE
+    if checks.accepts and not issubclass(made, checks.accepts):
+        wanted = " or ".join(kind.__name__.lower() + "s" for kind in checks.accepts)
+        raise DataError(
+            "D205",
+            f"the format {name} gives {made.__name__.lower()}s, this stage trains on {wanted}",
+            where=source.path,
+            fix="choose another stage, or say the format and columns of the file",
+        )
+    parts = {**key_parts, "unk_id": checks.unk_id, "batch": [BATCH_ROWS, BATCH_CHARACTERS]}
+    key = store_key(source, name, config, parts)
+    files = tuple(str(path) for path in read.data_files(source.path))
+    return Job(source, name, config, make_encoder, checks.unk_id, files, key)
+
+
+def detect(source: Source) -> str:
+    """The format of a source, from its first rows.
+
+    Raises:
+        DataError: D1xx, it can't be read, or no format fits.
+    """
+    bad: list[DataError] = []
+    found = list(itertools.islice(read.rows(source.path, on_bad=bad.append), LOOK_AT))
+    if not found:
+        raise bad[0]
+    return formats.detect(found, source.columns)
+
+
+# ---------------------------------------------------------------- find or make
+
+
+def _found_or_made(job: Job, processes: int, stores: Path, say: Progress) -> store.Dataset:
+    path = stores / job.key[:2] / job.key
+    if (found := _open(path, job)) is not None:
+        return found
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if (found := _open(path, job)) is not None:  # another process made it meanwhile
+                return found
+            _make(job, path, processes, say)
+    except OSError as error:
+        raise reports.no_room(path, error) from None
+    found = _open(path, job)
+    if found is None:
+        raise RuntimeError(f"the store {path} can't be read back")
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process makes a store; others wait, then find it made."""
+    with (path / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _open(path: Path, job: Job) -> store.Dataset | None:
+    """The store, if it is complete and its files are what the report says."""
+    try:
+        report = json.loads((path / "report.json").read_text("utf-8"))
+        shards = [path / name for name, _ in report["shards"]]
+        if any((path / name).stat().st_size != size for name, size in report["shards"]):
+            return None
+        # Names are those of this run: the same bytes may lie elsewhere by now.
+        found = reports.for_source(report, job.source.path, job.format, job.files)
+        return store.open_dataset(shards, job.files, found)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _make(job: Job, path: Path, processes: int, say: Progress) -> None:
+    """Writes the shards that are missing, then the report: with it the store is complete."""
+    done = _manifest(path)
+    unreadable: list[reports.Problem] = []
+    rows = _rows(job, unreadable)
+    tasks = _tasks(rows, path, skip=done)
+    results = dict(done)
+    said, count = time.monotonic(), sum(result["rows"] for result in done.values())
+    with (path / "manifest.jsonl").open("a", encoding="utf-8") as manifest:
+        for result in _results(job, tasks, processes):
+            results[result["shard"]] = result
+            manifest.write(json.dumps(result, ensure_ascii=False) + "\n")
+            manifest.flush()
+            count += result["rows"]
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                say("data", f"{job.source.path}: {count:,} rows encoded")
+    report = reports.of_store([results[name] for name in sorted(results)], unreadable)
+    aside = path / f"report.json.tmp-{os.getpid()}"
+    aside.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+    aside.replace(path / "report.json")
+    (path / "manifest.jsonl").unlink()
+
+
+def _manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """Shards that an interrupted encoding left whole. A torn last line is a shard not yet made."""
+    done = {}
+    if (path / "manifest.jsonl").is_file():
+        text = (path / "manifest.jsonl").read_text("utf-8", errors="replace")
+        for line in text.splitlines():
+            try:
+                result = json.loads(line)
+                if (path / result["shard"]).stat().st_size == result["bytes"]:
+                    done[result["shard"]] = result
+            except (ValueError, KeyError, OSError):
+                continue
+        with (path / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
+            manifest.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in done.values())
+    for leftover in path.glob("*.tmp-*"):
+        leftover.unlink(missing_ok=True)
+    return done
+
+
+def _rows(job: Job, unreadable: list[reports.Problem]) -> Iterator[Row]:
+    """Rows with their file's number in the place of its name."""
+    number = {name: str(index) for index, name in enumerate(job.files)}
+
+    def note(error: DataError) -> None:
+        file = next(name for name in job.files if error.where.startswith(f"{name}:"))
+        line = error.where.removeprefix(f"{file}:").split(":")[0]  # file:line or file:line:column
+        unreadable.append(reports.Problem(int(number[file]), int(line), error.code, error.what))
+
+    found = read.rows(
+        job.source.path,
+        max_samples=job.source.max_samples,
+        whole=formats.load(job.format).WHOLE_FILES,
+        on_bad=note,
+    )
+    return (row._replace(file=number[row.file]) for row in found)
+
+
+def _tasks(rows: Iterable[Row], path: Path, skip: Mapping[str, Any]) -> Iterator[Task]:
+    """Batches of rows, the same at every start, without those that are done."""
+    for number, batch in enumerate(_batches(rows)):
+        name = f"shard-{number:06d}"
+        if name not in skip:
+            yield Task(path / name, batch)
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[tuple[Row, ...]]:
+    batch: list[Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.value) if isinstance(row.value, str) else 0
+        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+            yield tuple(batch)
+            batch, characters = [], 0
+    if batch:
+        yield tuple(batch)
+
+
+def _results(job: Job, tasks: Iterator[Task], processes: int) -> Iterator[dict[str, Any]]:
+    """Here if there is one batch only, or one process; else in several."""
+    first = list(itertools.islice(tasks, 2))
+    tasks = itertools.chain(first, tasks)
+    if processes > 1 and len(first) > 1:
+        return workers.run(job, tasks, processes)
+    function = job() if first else None
+    return (function(task) for task in tasks)
+
+
+# ---------------------------------------------------------------- in a worker
+
+
+def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
+    """Parses and encodes rows, writes their shard, and returns what to report about it."""
+    format = formats.load(job.format)
+    columns = job.source.columns or {}
+    problems: list[reports.Problem] = []
+    kept: list[Row] = []
+    samples: list[Sample] = []
+    for row in task.rows:
+        try:
+            samples.append(_with_system(format.parse(row, columns, job.config), job.source.system))
+            kept.append(row)
+        except DataError as error:
+            problems.append(reports.Problem(int(row.file), row.line, error.code, error.what))
+    items: list[store.Item] = []
+    truncated = 0
+    for row, sample, encoded in zip(kept, samples, encode(samples), strict=True):
+        if encoded.problem or not encoded.examples:
+            reason = encoded.problem or "nothing to train"
+            problems.append(reports.Problem(int(row.file), row.line, "D204", reason))
+            continue
+        truncated += encoded.truncated
+        items += _items(row, sample, encoded, job.source.weight)
+    size = store.write_shard(task.path, items)
+    unknown = 0
+    if job.unk_id is not None:
+        unknown = sum(int((e.ids_T == job.unk_id).sum()) for i in items for e in i.examples)
+    return {
+        "shard": task.path.name,
+        "bytes": size,
+        "rows": len(task.rows),
+        "items": len(items),
+        "examples": sum(len(item.examples) for item in items),
+        "tokens": sum(len(e.ids_T) for i in items for e in i.examples),
+        "trained": sum(float((e.weights_T != 0).sum()) for i in items for e in i.examples),
+        "truncated": truncated,
+        "unknown": unknown,
+        "problems": problems,
+    }
+
+
+def _items(row: Row, sample: Sample, encoded: Encoded, weight: float) -> list[store.Item]:
+    """The two sides of a preference share a step; blocks of a document or parts of a long
+    conversation are drawn each on its own."""
+    examples = encoded.examples
+    if weight != 1.0:
+        factor = np.float32(weight)
+        examples = tuple(e._replace(weights_T=e.weights_T * factor) for e in examples)
+    groups = [examples] if isinstance(sample, Preference) else [(e,) for e in examples]
+    return [store.Item(group, int(row.file), row.line) for group in groups]
+
+
+def _with_system(sample: Sample, system: str | None) -> Sample:
+    """Puts the source's system prompt before conversations without one; "" says there is none."""
+    if system is None:
+        return sample
+    if isinstance(sample, Preference):
+        return Preference(_with_system(sample.prompt, system), sample.chosen, sample.rejected)
+    if isinstance(sample, Feedback):
+        return Feedback(_with_system(sample.conversation, system), sample.desirable)
+    if isinstance(sample, Conversation) and not any(m.role == "system" for m in sample.messages):
+        messages = (Message.of("system", system), *sample.messages)
+        return Conversation(messages, sample.tools)
+    return sample

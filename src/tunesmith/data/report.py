@@ -1,0 +1,111 @@
+"""What is reported about encoded data, and when a report is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith.errors import DataError, RunError
+from tunesmith.recipe.sections import DataConfig
+
+LISTED = 1000
+"""Problems listed in a report; all are counted."""
+MOST_UNKNOWN = 0.01
+"""Share of unknown tokens above which a tokenizer does not fit the text."""
+SUMMED = ("rows", "items", "examples", "tokens", "trained", "truncated", "unknown")
+
+
+class Problem(NamedTuple):
+    """A row that is left out. `file` is a number within its source."""
+
+    file: int
+    line: int
+    code: str
+    reason: str
+
+
+def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]) -> dict[str, Any]:
+    """The report of a complete store, from what was reported about its shards."""
+    problems = sorted([*unreadable, *(Problem(*p) for r in results for p in r["problems"])])
+    report = {name: sum(result[name] for result in results) for name in SUMMED}
+    report["rows"] += len(unreadable)
+    return {
+        **report,
+        "bad_rows": len(problems),
+        "reasons": dict(Counter(problem.reason for problem in problems).most_common(20)),
+        "problems": problems[:LISTED],
+        "shards": [[result["shard"], result["bytes"]] for result in results],
+    }
+
+
+def for_source(
+    report: Mapping[str, Any], path: str, format: str, files: Sequence[str]
+) -> dict[str, Any]:
+    """A store's report with names in the place of file numbers."""
+    skipped = [
+        {"file": files[p.file], "line": p.line, "code": p.code, "reason": p.reason}
+        for p in (Problem(*fields) for fields in report["problems"])
+    ]
+    kept = {name: report[name] for name in (*SUMMED, "bad_rows", "reasons")}
+    return {"path": path, "format": format, **kept, "skipped": skipped}
+
+
+def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of several sources: sums, all problems, and each source's own numbers."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report["reasons"])
+    numbers = (*SUMMED, "bad_rows")
+    return {
+        **{name: sum(report[name] for report in reports) for name in numbers},
+        "reasons": dict(reasons.most_common()),
+        "skipped": [problem for report in reports for problem in report["skipped"]],
+        "sources": [
+            {name: report[name] for name in ("path", "format", *numbers)} for report in reports
+        ],
+    }
+
+
+def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
+    """Stops a run that would train on nothing, on the wrong thing, or on less than was given.
+
+    Raises:
+        DataError: the code of the first bad row, or D204; D203, no row is left; D202, a tokenizer
+            that does not know the text.
+    """
+    if report["bad_rows"] and (config.on_bad_row == "error" or not report["items"]):
+        raise _bad_rows(report)
+    if not report["items"]:
+        raise DataError("D203", "there are no rows to train on", fix="check data.train")
+    share = report["unknown"] / max(report["tokens"], 1)
+    if unk and share > MOST_UNKNOWN:
+        raise DataError(
+            "D202",
+            f"{share:.1%} of the tokens are unknown to the tokenizer",
+            why="the model would learn to write its unknown token",
+            fix="choose a model whose tokenizer knows this language, or extend its vocabulary",
+        )
+
+
+def _bad_rows(report: Mapping[str, Any]) -> DataError:
+    """One error about all bad rows: the first one's, how many, and why."""
+    count, total = report["bad_rows"], report["rows"]
+    first = report["skipped"][0]
+    where = f"{first['file']}:{first['line']}"
+    fix = "mend the rows, or data.on_bad_row=skip to go on without them"
+    if count == 1:
+        return DataError(first["code"], first["reason"], where=where, fix=fix)
+    where += f" (+{count - 1:,} more; list: tunesmith data inspect {first['file']})"
+    why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
+    same = len(report["reasons"]) == 1
+    what = f"{count:,} of {total:,} rows can't be used: {first['reason'] if same else 'see below'}"
+    return DataError(first["code"], what, where=where, why="" if same else why, fix=fix)
+
+
+def no_room(path: Path, error: OSError) -> RunError:
+    """R221: the store can't be written."""
+    what = f"the token store can't be written: {error.strerror or error}"
+    fix = "free space there, or set TUNESMITH_HOME to another disk"
+    return RunError("R221", what, where=str(path), fix=fix)
