@@ -26,7 +26,12 @@ _TEMPLATE_FILES = (".jinja", ".toml")
 _DEFAULTS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
-def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
+def load(
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Recipe:
     """The recipe of a file, with environment and overrides laid on it.
 
     Precedence: defaults < recipe (`extends:` first) < `TUNESMITH__SECTION__KEY` < overrides.
@@ -34,6 +39,8 @@ def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> 
     Args:
         path: `recipe.yaml`, `file.py:function` returning a Recipe, or None: overrides only.
         overrides: `section.key=value`, or `key=value` where the key is unique.
+        environ: Environment variables; default: the process's own. A run that is resumed reads
+            its resolved.yaml with {}, for the environment was already laid on it.
 
     Raises:
         ConfigError: C100–C114, naming file, line and column.
@@ -44,7 +51,7 @@ def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> 
         base = _from_python_file(str(path))
     else:
         base = layers.from_file(Path(path), str(path))
-    base = merge(base, layers.from_environment(os.environ))
+    base = merge(base, layers.from_environment(os.environ if environ is None else environ))
 
     def candidates(placed: Sequence[str]) -> dict[str, list[str]]:
         return leaves(merge(base, layers.from_command_line(placed, lambda _: {})))

@@ -146,14 +146,12 @@ def _kind(node: Node, path: str) -> str:
 
 def _drop_replaced(merged: Node, over: Node, path: str) -> None:
     rivals, followers = EXCLUSIVE.get(path, ((), ()))
-    if not any(name in over.value for name in rivals):
-        return
+    given = [name for name in rivals if name in over.value]
+    if not given or all(_both_maps(merged, over, name) for name in given):
+        return  # a dict (a model's config) is merged into, not replaced
     for name in (*rivals, *followers):
-        stays = name in over.value and name in rivals and _same_field(merged, over, name)
-        if name in merged.value and not stays:
-            del merged.value[name]
+        merged.value.pop(name, None)
 
 
-def _same_field(merged: Node, over: Node, name: str) -> bool:
-    """A dict (a model's config) is merged into, not replaced."""
+def _both_maps(merged: Node, over: Node, name: str) -> bool:
     return name in merged.value and merged.value[name].is_map and over.value[name].is_map

@@ -234,6 +234,7 @@ def _best_nested(members: list[Any], node: Node) -> Any:
         fields = hints(cls)
         named = kind is not None and kind.value in get_args(fields.get("kind"))
         scores.append(100.0 * named + sum(key in fields for key in node.value))
+        scores[-1] += 0.1 * (cls is member)  # one alone rather than a list of one
     return members[scores.index(max(scores))]
 
 

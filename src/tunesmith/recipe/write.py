@@ -84,9 +84,16 @@ def digest(recipe: Recipe, exclude: Iterable[str] = ()) -> str:
         exclude: Dotted paths left out, with everything below them.
     """
     skipped = tuple(exclude)
-    kept = {k: v for k, v in flatten(to_dict(recipe)).items() if not _under(k, skipped)}
+    kept = {k: _canonical(v) for k, v in flatten(to_dict(recipe)).items() if not _under(k, skipped)}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers alike: a default of 16 for a float field is the 16.0 that a file gives."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [_canonical(item) for item in value] if isinstance(value, list) else value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform as system
+import shutil
 import signal
 import socket
 from collections.abc import Mapping
@@ -186,6 +187,18 @@ class RunDir:
             )
         os.kill(int(found["pid"]), signal.SIGTERM)
         return int(found["pid"])
+
+    def remove(self) -> None:
+        """Deletes the directory with everything in it.
+
+        Raises:
+            RunError: R101, a living process holds the run.
+        """
+        with self.lock():
+            aside = self.path.with_name(f".trash-{self.id}")
+            self.path.rename(aside)  # gone at once for readers, even if deleting takes a while
+        shutil.rmtree(aside)
+        names.forget(self.path)
 
     # ------------------------------------------------------------ what happened
 

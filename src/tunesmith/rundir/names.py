@@ -90,7 +90,8 @@ def all_runs(root: Path) -> list[Path]:
 def _folders(root: Path) -> Iterable[Path]:
     if not root.is_dir():
         return []
-    return [path.resolve() for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    found = (path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    return [path.resolve() for path in found if not path.name.startswith(".")]
 
 
 def _begun(run: Path) -> tuple[str, str]:
