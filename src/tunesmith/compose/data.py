@@ -116,7 +116,7 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
 def train_loader(recipe: Recipe, dataset: Dataset, *, rank: int, world: int, padded: bool):
     train = recipe.train
     return loader.Loader(
-        dataset,
+        dataset=dataset,
         seed=train.seed,
         batch_size=train.per_device_train_batch_size,
         accumulation=train.gradient_accumulation_steps,
@@ -134,7 +134,7 @@ def eval_loader(recipe: Recipe, dataset: Dataset | None, *, rank: int, world: in
         return None
     size = recipe.eval.per_device_eval_batch_size or recipe.train.per_device_train_batch_size
     return loader.Loader(
-        dataset,
+        dataset=dataset,
         seed=recipe.train.seed,
         batch_size=size,
         accumulation=1,

@@ -147,8 +147,6 @@ def resolve(recipe: Recipe, directory: RunDir, *, planned_tokens: int) -> dict[s
     Raises:
         EnvironmentFault: E110, this machine can't honour a choice made at the start of the run.
     """
-    from tunesmith.models import attention, kernels
-
     earlier = directory.info().get("resolved")
     if earlier:
         _check_same_machine(earlier, directory)
@@ -159,8 +157,8 @@ def resolve(recipe: Recipe, directory: RunDir, *, planned_tokens: int) -> dict[s
         "dtype": dtype,
         "threads": platform.threads(),
         "isa_cap": platform.isa_cap(),
-        "attention": attention.choose(recipe.model.attention, platform.device()),
-        "kernels": kernels.choose(recipe.model.kernels, platform.device(), planned_tokens),
+        "attention": recipe.model.attention,
+        "kernels": recipe.model.kernels,
     }
     directory.update(resolved=chosen)
     return chosen

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import neftune, token_loss
-from tunesmith.types import Batch, Conversation, Encoded, Loss, Parts, Run, Step
+from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts, Run, Step
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ class SftStage:
         return [result or Encoded(problem="no assistant turn") for result in results]
 
     def _example(self, turns: Any) -> Encoded:
-        raise NotImplementedError
+        ids: list[int] = []
+        weights: list[float] = []
+        for turn in turns:
+            ids += turn.prompt_ids + turn.completion_ids
+            weights += [0.0] * len(turn.prompt_ids) + [turn.weight] * len(turn.completion_ids)
+        return Encoded((Example(np.asarray(ids, np.int32), np.asarray(weights, np.float32)),))
 
     def steps(self, run: Run) -> Iterator[Step]:
         return run.loader.steps(run.step, run.total_steps)
