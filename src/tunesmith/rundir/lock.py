@@ -37,7 +37,8 @@ def held(folder: Path) -> Iterator[None]:
         os.pwrite(descriptor, json.dumps(facts).encode(), 0)
         yield
     finally:
-        if mine:
+        if mine:  # empty in a forked child, which must not unlock its parent's run
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(mine.pop())
 
 
