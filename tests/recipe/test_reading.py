@@ -204,6 +204,15 @@ def test_a_recipe_in_python(write):
     assert refused("nowhere.py:make").code == "C100"
 
 
+def test_a_bare_name_may_be_a_shipped_recipe(write):
+    for name in ("tiny-sft-lora", "tiny-sft-lora.yaml"):
+        loaded = recipe.load(name)
+        assert loaded.tuner.kind == "lora"
+        assert recipe.origins(loaded)["stage.kind"].startswith("recipes/tiny-sft-lora.yaml:")
+    assert recipe.load(write("stage: pretrain", "tiny-sft-lora.yaml")).stage.kind == "pretrain"
+    assert refused("elsewhere/tiny-sft-lora.yaml").code == "C100"
+
+
 def test_plain_data_round_trips():
     loaded = recipe.from_dict(
         {"stage": "sft", "data": {"train": ["a.jsonl"], "eval": {"count": 5}}}

@@ -51,7 +51,7 @@ usage: tunesmith VERB …            tunesmith VERB --help shows examples
 
 first steps:
   tunesmith demo
-  tunesmith train recipes/sft-tiny.yaml optim.learning_rate=1e-4
+  tunesmith train tiny-sft-lora optim.learning_rate=1e-4
   tunesmith chat last
 """
 
@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()  # here a reader that left can still be told from a failure
+        return code
     except TunesmithError as error:
         if debug:
             traceback.print_exc()

@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def load(
     Precedence: defaults < recipe (`extends:` first) < `TUNESMITH__SECTION__KEY` < overrides.
 
     Args:
-        path: `recipe.yaml`, `file.py:function` returning a Recipe, or None: overrides only.
+        path: `recipe.yaml`, the name of a shipped recipe, `file.py:function` returning a Recipe,
+            or None: overrides only.
         overrides: `section.key=value`, or `key=value` where the key is unique.
         environ: Environment variables; default: the process's own. A run that is resumed reads
             its resolved.yaml with {}, for the environment was already laid on it.
@@ -50,13 +52,23 @@ def load(
     elif _is_python(str(path)):
         base = _from_python_file(str(path))
     else:
-        base = layers.from_file(Path(path), str(path))
+        base = layers.from_file(*_find(Path(path)))
     base = merge(base, layers.from_environment(os.environ if environ is None else environ))
 
     def candidates(placed: Sequence[str]) -> dict[str, list[str]]:
         return leaves(merge(base, layers.from_command_line(placed, lambda _: {})))
 
     return _assemble(merge(base, layers.from_command_line(overrides, candidates)))
+
+
+def _find(path: Path) -> tuple[Path, str]:
+    """The file, and its name in messages; a bare name may be that of a shipped recipe."""
+    if path.parent == Path() and not path.exists():
+        folder = Path(str(resources.files("tunesmith"))) / "recipes"
+        for name in (path.name, f"{path.name}.yaml"):
+            if (folder / name).is_file():
+                return folder / name, f"recipes/{name}"
+    return path, str(path)
 
 
 def from_dict(data: Mapping[str, Any]) -> Recipe:
