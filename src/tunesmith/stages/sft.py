@@ -10,6 +10,8 @@ import numpy as np
 
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import neftune, token_loss
+from tunesmith.templates.base import EncodedTurn
+from tunesmith.templates.fit import fit, length
 from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts, Run, Step
 
 
@@ -58,28 +60,42 @@ class SftStage:
         sequences, owners = [], []
         for index, sample in enumerate(samples):
             try:
-                rendered = self.template.render(
-                    sample, train_on=self.config.train_on, system=self.parts.system
-                )
+                rendered = self._render(sample)
             except DataError as error:
                 results[index] = Encoded(problem=error.what)
                 continue
             sequences += rendered
             owners += [index] * len(rendered)
-        made: dict[int, list[Encoded]] = {}
+        encoded: dict[int, list[list[EncodedTurn]]] = {}
         for owner, turns in zip(owners, self.template.encode_batch(sequences), strict=True):
-            made.setdefault(owner, []).append(self._example(turns))
-        for index, encoded in made.items():
-            results[index] = join(encoded)
-        return [result or Encoded(problem="no assistant turn") for result in results]
+            encoded.setdefault(owner, []).append(turns)
+        for index, found in encoded.items():
+            results[index] = self._record(samples[index], found)
+        return [result or Encoded(problem="no trained turn") for result in results]
 
-    def _example(self, turns: Any) -> Encoded:
-        ids: list[int] = []
-        weights: list[float] = []
-        for turn in turns:
-            ids += turn.prompt_ids + turn.completion_ids
-            weights += [0.0] * len(turn.prompt_ids) + [turn.weight] * len(turn.completion_ids)
-        return Encoded((Example(np.asarray(ids, np.int32), np.asarray(weights, np.float32)),))
+    def _render(self, sample: Conversation) -> Any:
+        return self.template.render(sample, train_on=self.config.train_on, system=self.parts.system)
+
+    def _record(self, sample: Conversation, sequences: list[list[EncodedTurn]]) -> Encoded:
+        """Applies the length policy, then turns sequences into examples."""
+        if not any(turn.weight and turn.answered for turns in sequences for turn in turns):
+            return Encoded(problem="the answer is empty, so only an end marker would be trained")
+        limit = self.parts.max_length
+        whole = sum(map(length, sequences))
+        if max(map(length, sequences)) > limit:
+            if self.parts.on_overlength != "truncate":
+                problem = f"{max(map(length, sequences))} tokens, but data.max_length is {limit}"
+                return Encoded(problem=problem, policy=self.parts.on_overlength)
+            fitted = fit(sample, self._encode_one, self.template.tokenizer, limit)
+            if not fitted:
+                problem = f"the prompt alone does not fit data.max_length = {limit} tokens"
+                return Encoded(problem=problem, policy="skip")
+            sequences = fitted
+        examples = tuple(example(turns) for turns in sequences)
+        return Encoded(examples, truncated=whole - sum(map(length, sequences)))
+
+    def _encode_one(self, sample: Conversation) -> list[list[EncodedTurn]]:
+        return self.template.encode_batch(self._render(sample))
 
     def steps(self, run: Run) -> Iterator[Step]:
         return run.loader.steps(run.step, run.total_steps)
@@ -97,10 +113,13 @@ class SftStage:
         """Nothing to restore: what this stage does is a function of the step."""
 
 
-def join(encoded: list[Encoded]) -> Encoded:
-    """One record for a conversation that yields several examples; a problem in one is its own."""
-    good = [e for e in encoded if not e.problem]
-    if not good:
-        return encoded[0]
-    examples = tuple(example for e in good for example in e.examples)
-    return Encoded(examples, sum(e.truncated for e in good))
+def example(turns: list[EncodedTurn]) -> Example:
+    """Ids laid end to end, and for each its weight as a target."""
+    ids: list[int] = []
+    weights: list[float] = []
+    for turn in turns:
+        ids += turn.prompt_ids + turn.completion_ids
+        weights += [turn.prompt_weight] * len(turn.prompt_ids)
+        weights += [turn.weight] * len(turn.completion_ids)
+    weights[0] = 0.0  # the first token has no predecessor
+    return Example(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
