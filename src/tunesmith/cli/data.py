@@ -1,0 +1,113 @@
+"""`tunesmith data`: looks at data as a run would see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli import output
+
+app = output.app(
+    examples=[
+        "tunesmith data inspect chats.jsonl",
+        "tunesmith data inspect recipe.yaml data.max_length=512 --rows 5",
+        "tunesmith data inspect chats.jsonl --model builtin:tiny --json",
+        "tunesmith data inspect chats.jsonl --html data.html",
+    ],
+    help="Inspect and check data.",
+)
+
+
+@app.callback()
+def verb() -> None:
+    """Inspect and check data."""
+
+
+@app.command("inspect")
+def inspect(
+    data: Annotated[list[str], typer.Argument(help="File, folder or recipe; key=value changes.")],
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show with their tokens.")] = 3,
+    model: Annotated[str, typer.Option(help="Whose tokenizer and template.")] = "builtin:tiny",
+    html: Annotated[Path | None, typer.Option(help="Write one HTML file.", dir_okay=False)] = None,
+    json: Annotated[bool, output.JSON] = False,
+) -> None:
+    """Format, counts, lengths, findings, and rows with their trained tokens marked."""
+    from tunesmith.compose import inspection
+    from tunesmith.data import show
+
+    found = inspection.inspect(_recipe(data, model), _say)
+    train = found["train"]
+    shown = show.rows(train, range(min(rows, len(train))), found["decode"])
+    lines = describe(found["summary"])
+    if html is not None:
+        page = show.page(f"Data of {data[0]}", lines, found["findings"], shown)
+        html.write_text(page, encoding="utf-8")
+        output.log(f"wrote {html}")
+    value = {**found["summary"], "findings": found["findings"], "rows_shown": len(shown)}
+    text = "\n".join([*lines, *_findings(found["findings"]), *_rows(shown)])
+    output.result({"summary": value, "rows": shown}, json=json, text=text)
+
+
+def _recipe(words: list[str], model: str) -> Any:
+    """The recipe itself, or one made for a data file, with the user's changes."""
+    from tunesmith import recipe as recipes
+    from tunesmith.compose import inspection
+
+    path, overrides = output.split_recipe(words)
+    is_recipe = path is None or path.endswith(inspection.RECIPES) or ".py:" in path
+    if is_recipe:
+        return recipes.load(path, overrides)
+    made = inspection.stage_for(path)
+    return recipes.load(None, [f"model={model}", f"stage={made}", f"data.train={path}", *overrides])
+
+
+def _say(topic: str, text: str) -> None:
+    output.log(f"{topic:<8}{text}")
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """The summary as lines for a terminal."""
+    from tunesmith.data import show
+
+    lengths = summary["lengths"]
+    roles = " · ".join(f"{role} {count:,}" for role, count in summary["roles"].items())
+    lines = [
+        f"file    {one['path']} · {one['format']} · {one['rows']:,} rows"
+        for one in summary["sources"]
+    ]
+    return [
+        *lines,
+        f"rows    {summary['items']:,} to train · {summary['left_out']:,} left out",
+        f"roles   {roles}",
+        f"tokens  {summary['tokens']:,} · {summary['trained_share']:.0%} trained"
+        f" · {summary['truncated_tokens']:,} cut away",
+        f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"
+        f" · 99% {lengths['p99']:,} · max {lengths['max']:,}",
+        *show.bars(summary["histogram"]),
+        *(f"left out  {p['file']}:{p['line']}  {p['reason']}" for p in summary["problems"][:5]),
+    ]
+
+
+def _findings(findings: list[dict[str, Any]]) -> list[str]:
+    colours = {"OK": "32", "MINOR": "33", "MAJOR": "31"}
+    lines = ["checks"]
+    for one in findings:
+        level = f"{one['level']:<6}"
+        if output.colour():
+            level = f"\x1b[{colours[one['level']]}m{level}\x1b[0m"
+        where = f"  ({', '.join(one['where'][:3])})" if one["where"] else ""
+        lines.append(f"  {level} {one['text']}{where}")
+    return lines
+
+
+def _rows(shown: list[dict[str, Any]]) -> list[str]:
+    from tunesmith.data import show
+
+    lines = []
+    for row in shown:
+        trained = sum(weight > 0 for weight in row["weights"])
+        lines.append(f"\n{row['where']}  {len(row['ids']):,} tokens, {trained:,} trained")
+        lines.append(show.marked(row["spans"], colour=output.colour()))
+    return lines

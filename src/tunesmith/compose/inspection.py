@@ -1,0 +1,89 @@
+"""Encodes data as a run would, for people to look at, without a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunesmith.compose import data, model
+from tunesmith.data import check, encode, show
+from tunesmith.recipe.sections import Recipe, Source
+from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample
+
+RECIPES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class AsConversations:
+    """Lets a stage of conversations show pairs and verdicts, whichever stage trains on them."""
+
+    factory: Callable[[], Callable[[Sequence[Conversation]], list[Encoded]]]
+
+    def __call__(self) -> Callable[[Sequence[Sample]], list[Encoded]]:
+        encode = self.factory()
+
+        def sides(samples: Sequence[Sample]) -> list[Encoded]:
+            parts = [_conversations(sample) for sample in samples]
+            encoded = iter(encode([one for part in parts for one in part]))
+            return [_joined([next(encoded) for _ in part]) for part in parts]
+
+        return sides
+
+
+def _conversations(sample: Any) -> list[Conversation]:
+    if isinstance(sample, Preference):
+        before, tools = sample.prompt.messages, sample.prompt.tools
+        return [Conversation((*before, *side), tools) for side in (sample.chosen, sample.rejected)]
+    return [sample.conversation if isinstance(sample, Feedback) else sample]
+
+
+def _joined(encoded: list[Encoded]) -> Encoded:
+    problem = next((one.problem for one in encoded if one.problem), "")
+    if problem:
+        return Encoded(problem=problem)
+    examples = tuple(example for one in encoded for example in one.examples)
+    return Encoded(examples, sum(one.truncated for one in encoded))
+
+
+def stage_for(path: str) -> str:
+    """The stage that trains on a file, by what its rows become."""
+    from tunesmith.data.formats import base as formats
+
+    kind = formats.load(encode.detect(Source(path))).SAMPLE
+    return "pretrain" if kind is Document else "sft"
+
+
+def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
+    """Everything `data inspect` shows, and the means to show more.
+
+    Args:
+        recipe: What would be trained; bad rows are listed instead of raised.
+        progress: Is told what was detected and how far encoding is.
+
+    Returns:
+        summary, roles, findings as plain data; `train` (Dataset) and `decode`.
+
+    Raises:
+        DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
+    """
+    data.check_sources(recipe)
+    recipe = replace(recipe, data=replace(recipe.data, on_bad_row="skip"))
+    directory = model.origin(recipe).tokenizer_dir
+    factory = data.encoder_factory(recipe, directory)
+    stage = factory.build()
+    maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
+    train, evaluation = data.datasets(recipe, maker, stage, progress)
+    template = stage.template
+    ends = {*template.stop_ids, template.tokenizer.eos_id} - {None}
+    markers = check.Markers(frozenset(ends), template.tokenizer.bos_id)
+    counts: dict[str, int] = {}
+    for source, found in zip(recipe.data.train, train.report["sources"], strict=True):
+        for role, count in show.roles(source, found["format"], recipe.data).items():
+            counts[role] = counts.get(role, 0) + count
+    return {
+        "summary": {**show.summary(train), "roles": counts},
+        "findings": [one.as_dict() for one in check.check(train, markers, evaluation)],
+        "train": train,
+        "decode": template.tokenizer.decode,
+    }
