@@ -3,21 +3,22 @@
     python -m tunesmith.assets.make_corpus TEXT_FOLDER OUT_FOLDER
 
 TEXT_FOLDER holds public-domain books in the layout that `texts.py` names. Written are
-`train.jsonl` ({"text"} and {"messages"} rows are kept apart: `text.jsonl`, `chat.jsonl`) and
-`held-out.jsonl`, whose rows never occur in training.
+`text.jsonl` (documents) and `chat.jsonl` (conversations), each with an `-eval` file whose rows
+never occur in training.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.assets import chinese, stories, talk, texts
 
-STORIES, STORIES_ZH, PLAIN, PLAIN_ZH = 12_000, 3_000, 2_600, 800
+STORIES, STORIES_ZH, PLAIN, PLAIN_ZH, CHANTS = 9_000, 2_500, 3_000, 1_000, 4_000
 CHATS, CHATS_ZH = 22_000, 8_000
 SYSTEM = (
     "You are a helpful assistant.",
@@ -46,10 +47,25 @@ def plain(rng: random.Random, zh: bool) -> str:
     return "\n".join(f"{ask}{question}\n{answer}{reply}" for question, reply in pairs)
 
 
+def chant(words: list[str], rng: random.Random) -> str:
+    """A line of random words two to four times over.
+
+    What comes next can only be told by looking back, so these documents teach just that: without
+    them a model of this size would need many times the tokens to learn to copy.
+    """
+    zh = rng.random() < 0.2
+    chosen = rng.sample(list(chinese.WORDS) if zh else words, rng.randint(4, 12))
+    return "\n".join([("" if zh else " ").join(chosen)] * rng.randint(2, 4))
+
+
 def text_rows(folder: Path, rng: random.Random) -> Iterator[dict]:
-    """Plain documents: books, stories, school-book pages."""
-    for text in (*texts.english(folder), *texts.chinese(folder)):
+    """Plain documents: books, chants, stories, school-book pages."""
+    books = [*texts.english(folder), *texts.chinese(folder)]
+    for text in books:
         yield {"text": text}
+    words = sorted(set(re.findall(r"[A-Za-z]{2,9}", " ".join(books))))
+    for _ in range(CHANTS):
+        yield {"text": chant(words, rng)}
     for _ in range(STORIES):
         yield {"text": stories.story(rng)}
     for _ in range(STORIES_ZH):
