@@ -150,7 +150,7 @@ def test_too_little_space_is_told_before_the_start(tmp_path, monkeypatch):
         checkpoint.check_space(tmp_path, parameters)
     assert error.value.code == "R111"
     save(tmp_path, 1)  # on resume one of the two is there already
-    assert checkpoint.check_space(tmp_path, parameters) == 12_001_024
+    assert checkpoint.check_space(tmp_path, parameters) == 12_002_048
 
 
 def test_the_estimate_covers_a_real_checkpoint(tmp_path):

@@ -157,7 +157,7 @@ def check_space(run_path: Path, parameters: Iterable[Tensor], *, copies: int = 2
     Raises:
         RunError: R111, less than `copies` checkpoints fit.
     """
-    each = sum(3 * p.numel() * p.element_size() + 1024 for p in parameters)
+    each = sum(3 * p.numel() * p.element_size() + 2048 for p in parameters)
     there = min(len(steps(run_path)), copies - 1)
     free = shutil.disk_usage(run_path).free
     if free < each * (copies - there):
