@@ -66,7 +66,7 @@ def train(corpus: Path):
 def main(corpus: Path, out: Path, context: int = 1024) -> None:
     """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     out.mkdir(parents=True, exist_ok=True)
-    train(corpus).save(str(out / "tokenizer.json"))
+    train(corpus).save(str(out / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
