@@ -66,9 +66,9 @@ class LoraTuner:
         Raises:
             EnvironmentFault: E209, files are missing; E210, it does not fit this model.
         """
-        from tunesmith.tuners import lora_files
+        from tunesmith.tuners import lora_files_impl
 
-        lora_files.load(model, path)
+        lora_files_impl.load(model, path)
 
     def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         return decay_groups(model, weight_decay)
@@ -81,9 +81,9 @@ class LoraTuner:
 
     def save(self, model: nn.Module, path: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors."""
-        from tunesmith.tuners import lora_files
+        from tunesmith.tuners import lora_files_impl
 
-        lora_files.save(model, path, self.config)
+        lora_files_impl.save(model, path, self.config)
 
     def merge(self, model: nn.Module) -> None:
         """Adds the deltas, computed in float32, to the weights and removes the adapter."""
