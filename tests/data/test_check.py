@@ -9,6 +9,7 @@ from tunesmith.data import check, store
 from tunesmith.types import Example
 
 REPORT = {"bad_rows": 0, "rows": 9, "reasons": {}, "skipped": [], "truncated": 0}
+REPORT |= {"left_out": 0, "refused": 0}
 MARKERS = check.Markers(frozenset({2}), bos_id=1)
 
 

@@ -210,6 +210,22 @@ def test_rows_with_nothing_to_train(tmp_path):
         build(path, tmp_path / "home")
 
 
+def test_rows_that_are_too_long(tmp_path):
+    long = {"instruction": "a", "output": "long skip"}
+    path = write(tmp_path / "a.jsonl", [*alpaca(3), long, long])
+    data = build(path, tmp_path / "home")  # left out on purpose: no error whatever on_bad_row says
+    assert len(data) == 3
+    assert (data.report["left_out"], data.report["bad_rows"]) == (2, 0)
+    assert [p["line"] for p in data.report["skipped"]] == [4, 5]
+    write(path, [*alpaca(3), long, {"instruction": "a", "output": "long error"}])
+    for policy in ("error", "skip"):
+        with pytest.raises(DataError, match=r"D207.*1 of 5 rows are too long: 99 tokens(.|\n)*:5"):
+            build(path, tmp_path / "home", config=DataConfig(on_bad_row=policy))
+    write(path, [long])
+    with pytest.raises(DataError, match=r"D203(.|\n)*all 1 are longer"):
+        build(path, tmp_path / "home")
+
+
 def test_no_row_is_left(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"instruction": "a", "output": ""}] * 2)
     with pytest.raises(DataError, match=r"D122.*2 of 2"):

@@ -34,13 +34,15 @@ def encode_one(sample) -> Encoded:
         return Encoded(problem="no assistant turn")
     if sample.messages[-1].text == "die":
         os._exit(9)
+    if sample.messages[-1].text.startswith("long "):
+        return Encoded(problem="99 tokens", policy=sample.messages[-1].text.split()[1])
     prompt = "|".join(message.text for message in sample.messages[:-1])
     return Encoded((example(prompt, sample.messages[-1].text),), truncated=len(prompt) > 50)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A picklable factory, as compose has one. `delay` and `fail_at` make faults."""
+    """A picklable factory, as compose has one; `log` is told of each call."""
 
     log: str = ""
 

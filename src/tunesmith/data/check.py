@@ -77,7 +77,8 @@ def _print(examples: Sequence[Example]) -> bytes:
 
 
 def _left_out(report: Mapping[str, Any]) -> Finding:
-    count, rows = report["bad_rows"], report["rows"]
+    count = report["bad_rows"] + report["left_out"] + report["refused"]
+    rows = report["rows"]
     if not count:
         return Finding("OK", "rows", f"all {rows:,} rows can be trained on")
     reasons = "; ".join(f"{n:,} × {why}" for why, n in list(report["reasons"].items())[:3])

@@ -73,7 +73,7 @@ def build(
         checks: What the stage accepts.
 
     Raises:
-        DataError: D1xx, files and rows; D202 to D206, rows that can't be trained on.
+        DataError: D1xx, files and rows; D202 to D207, rows that can't be trained on.
         RunError: R220, an encoding process died; R221, no room for the store.
     """
     if not sources:
@@ -313,7 +313,8 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
     for row, sample, encoded in zip(kept, samples, encode(samples), strict=True):
         if encoded.problem or not encoded.examples:
             reason = encoded.problem or "nothing to train"
-            problems.append(reports.Problem(int(row.file), row.line, "D204", reason))
+            place = int(row.file), row.line
+            problems.append(reports.Problem(*place, "D204", reason, encoded.policy))
             continue
         truncated += encoded.truncated
         items += _items(row, sample, encoded, job.source.weight)

@@ -15,6 +15,7 @@ LISTED = 1000
 MOST_UNKNOWN = 0.01
 """Share of unknown tokens above which a tokenizer does not fit the text."""
 SUMMED = ("rows", "items", "examples", "tokens", "trained", "truncated", "unknown")
+NUMBERS = (*SUMMED, "bad_rows", "left_out", "refused")
 
 
 class Problem(NamedTuple):
@@ -24,6 +25,8 @@ class Problem(NamedTuple):
     line: int
     code: str
     reason: str
+    policy: str = "row"
+    """row: data.on_bad_row decides; skip: left out on purpose; error: always stops."""
 
 
 def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]) -> dict[str, Any]:
@@ -31,9 +34,12 @@ def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]
     problems = sorted([*unreadable, *(Problem(*p) for r in results for p in r["problems"])])
     report = {name: sum(result[name] for result in results) for name in SUMMED}
     report["rows"] += len(unreadable)
+    policies = Counter(problem.policy for problem in problems)
     return {
         **report,
-        "bad_rows": len(problems),
+        "bad_rows": policies["row"],
+        "left_out": policies["skip"],
+        "refused": policies["error"],
         "reasons": dict(Counter(problem.reason for problem in problems).most_common(20)),
         "problems": problems[:LISTED],
         "shards": [[result["shard"], result["bytes"]] for result in results],
@@ -45,10 +51,16 @@ def for_source(
 ) -> dict[str, Any]:
     """A store's report with names in the place of file numbers."""
     skipped = [
-        {"file": files[p.file], "line": p.line, "code": p.code, "reason": p.reason}
+        {
+            "file": files[p.file],
+            "line": p.line,
+            "code": p.code,
+            "reason": p.reason,
+            "policy": p.policy,
+        }
         for p in (Problem(*fields) for fields in report["problems"])
     ]
-    kept = {name: report[name] for name in (*SUMMED, "bad_rows", "reasons")}
+    kept = {name: report[name] for name in (*NUMBERS, "reasons")}
     return {"path": path, "format": format, **kept, "skipped": skipped}
 
 
@@ -57,13 +69,12 @@ def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     for report in reports:
         reasons.update(report["reasons"])
-    numbers = (*SUMMED, "bad_rows")
     return {
-        **{name: sum(report[name] for report in reports) for name in numbers},
+        **{name: sum(report[name] for report in reports) for name in NUMBERS},
         "reasons": dict(reasons.most_common()),
         "skipped": [problem for report in reports for problem in report["skipped"]],
         "sources": [
-            {name: report[name] for name in ("path", "format", *numbers)} for report in reports
+            {name: report[name] for name in ("path", "format", *NUMBERS)} for report in reports
         ],
     }
 
@@ -72,13 +83,24 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
     """Stops a run that would train on nothing, on the wrong thing, or on less than was given.
 
     Raises:
-        DataError: the code of the first bad row, or D204; D203, no row is left; D202, a tokenizer
-            that does not know the text.
+        DataError: the code of the first bad row, or D204; D207, rows are longer than they may be;
+            D203, no row is left; D202, a tokenizer that does not know the text.
     """
+    if report["refused"]:
+        raise DataError(
+            "D207",
+            f"{report['refused']:,} of {report['rows']:,} rows are too long: "
+            f"{_first(report, 'error')['reason']}",
+            where=_where(report, "error", report["refused"]),
+            fix="raise data.max_length, or data.on_overlength=truncate (or skip)",
+        )
     if report["bad_rows"] and (config.on_bad_row == "error" or not report["items"]):
         raise _bad_rows(report)
     if not report["items"]:
-        raise DataError("D203", "there are no rows to train on", fix="check data.train")
+        why = f"all {report['left_out']:,} are longer than data.max_length"
+        fix = "check data.train, data.max_length and data.on_overlength"
+        why = why if report["left_out"] else ""
+        raise DataError("D203", "there are no rows to train on", why=why, fix=fix)
     share = report["unknown"] / max(report["tokens"], 1)
     if unk and share > MOST_UNKNOWN:
         raise DataError(
@@ -92,16 +114,27 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
 def _bad_rows(report: Mapping[str, Any]) -> DataError:
     """One error about all bad rows: the first one's, how many, and why."""
     count, total = report["bad_rows"], report["rows"]
-    first = report["skipped"][0]
-    where = f"{first['file']}:{first['line']}"
+    first = _first(report, "row")
+    where = _where(report, "row", count)
     fix = "mend the rows, or data.on_bad_row=skip to go on without them"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
-    where += f" (+{count - 1:,} more; list: tunesmith data inspect {first['file']})"
     why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
     same = len(report["reasons"]) == 1
     what = f"{count:,} of {total:,} rows can't be used: {first['reason'] if same else 'see below'}"
     return DataError(first["code"], what, where=where, why="" if same else why, fix=fix)
+
+
+def _first(report: Mapping[str, Any], policy: str) -> Mapping[str, Any]:
+    """The first problem of a policy; any if more than LISTED others came before."""
+    listed = report["skipped"]
+    return next((problem for problem in listed if problem["policy"] == policy), listed[0])
+
+
+def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
+    first = _first(report, policy)
+    more = f" (+{count - 1:,} more; list: tunesmith data inspect {first['file']})"
+    return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
 
 
 def no_room(path: Path, error: OSError) -> RunError:

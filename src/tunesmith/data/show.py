@@ -45,7 +45,7 @@ def summary(data: Dataset) -> dict[str, Any]:
         "trained_tokens": trained,
         "trained_share": round(trained / max(tokens, 1), 4),
         "truncated_tokens": report["truncated"],
-        "left_out": report["bad_rows"],
+        "left_out": report["bad_rows"] + report["left_out"] + report["refused"],
         "lengths": dict(zip(("min", "median", "p90", "p99", "max"), map(int, cut), strict=True)),
         "histogram": histogram(lengths),
         "problems": report["skipped"],
