@@ -1,0 +1,35 @@
+"""Conversations with a verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.data.formats.parsing import parse
+from tunesmith.errors import DataError
+from tunesmith.types import (
+    Conversation,
+    Feedback,
+    Message,
+)
+
+
+def u(text):
+    return {"role": "user", "content": text}
+
+
+def a(text):
+    return {"role": "assistant", "content": text}
+
+
+def test_feedback():
+    sample = parse({"messages": [u("hi"), a("yo")], "label": False})
+    assert sample == Feedback(
+        Conversation((Message.of("user", "hi"), Message.of("assistant", "yo"))), False
+    )
+    assert parse({"prompt": "hi", "completion": "yo", "label": True}).desirable
+    with pytest.raises(DataError, match="D122"):
+        parse({"prompt": "hi", "completion": "yo", "label": 1})
+    with pytest.raises(DataError, match="D121"):
+        parse({"prompt": "hi", "completion": "yo"}, name="feedback")
+    with pytest.raises(DataError, match="D121"):
+        parse({"label": True}, name="feedback")
