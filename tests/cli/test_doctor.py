@@ -80,6 +80,7 @@ def test_the_report_holds_no_secrets(tmp_path, monkeypatch, capsys):
     assert "report:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_embedded_model_works_offline():
     if not (Path(str(files("tunesmith"))) / "assets" / "tiny" / "config.json").is_file():
         pytest.skip("this installation has no embedded model")

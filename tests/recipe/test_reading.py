@@ -165,6 +165,12 @@ def test_extends_a_file_that_is_not_there(write):
     assert (error.code, error.where.split()[0]) == ("C100", "recipe.yaml:1:10")
 
 
+def test_an_empty_section_changes_nothing(write):
+    write("optim: {weight_decay: 0.1}\n", "base.yaml")
+    loaded = recipe.load(write("extends: base.yaml\noptim:\n  # learning_rate: 1\nlog:\n"))
+    assert loaded.optim.weight_decay == 0.1
+
+
 def test_paths_are_found_beside_the_recipe_then_here(write, tmp_path):
     for name in ("sub/near.jsonl", "both.jsonl", "sub/both.jsonl", "here.jsonl", "sub/t.jinja"):
         write("x", name)

@@ -31,11 +31,11 @@ def guard(event, args):
         raise OSError(f"network use while offline: {event} {args[-2:]}")
 sys.addaudithook(guard)
 from tunesmith import compose, recipe
-from tunesmith.generation.torch import TorchGenerator
 from tunesmith.types import Conversation, Message, Request, Sampling
 folder = sys.argv[1]
 loaded = compose.load("builtin:tiny")
 print(json.dumps(["loads", loaded.description]), flush=True)
+from tunesmith.generation.torch import TorchGenerator
 prompt = Conversation((Message.of("user", "Hello"),))
 ids = tuple(loaded.template.prompt_ids(prompt))
 stops = tuple(loaded.template.stop_ids)

@@ -49,13 +49,16 @@ def run(verb: typer.Typer, name: str, words: Sequence[str]) -> int:
     command = typer.main.get_command(verb)
     command.epilog = verb.info.epilog if isinstance(verb.info.epilog, str) else None
     command.context_settings.setdefault("help_option_names", ["--help", "-h"])
-    try:
-        code = command.main(args=list(words), prog_name=name, standalone_mode=False)
+    try:  # not command.main(), which takes a closed pipe for a failure
+        with command.make_context(name, list(words)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
     except typer.Abort:
         return 130
     except typer.TyperException as error:
         raise _usage_error(error, name) from None
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _usage_error(error: Any, name: str) -> ConfigError:

@@ -6,19 +6,16 @@ first) < environment < command line.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tunesmith.errors import ConfigError
 from tunesmith.recipe import foreign, yaml12
-from tunesmith.recipe.sections import Recipe
-from tunesmith.recipe.tree import Node, Place, empty, expand_shorthand, merge
+from tunesmith.recipe.tree import SECTIONS, Node, Place, empty, expand_shorthand, merge
 from tunesmith.recipe.typed import unknown_key
 from tunesmith.registry import did_you_mean
 
-SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))
 ENVIRONMENT = "TUNESMITH__"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 

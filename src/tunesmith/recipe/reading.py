@@ -16,7 +16,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.recipe import check, layers, write
 from tunesmith.recipe.sections import Recipe
 from tunesmith.recipe.tree import DEFAULT, Node, Place, empty, expand_shorthand, from_python, merge
-from tunesmith.recipe.typed import build, hints, unknown_key
+from tunesmith.recipe.typed import build, free, hints, unknown_key
 
 PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
 """Sections whose Config class is found in the registry by `kind`."""
@@ -111,6 +111,7 @@ def _assemble(root: Node) -> Recipe:
         if key not in _DEFAULTS:
             known = tuple(_DEFAULTS)
             raise unknown_key(key, root.key_place(key), "", known, lambda k: _belongs(k, root))
+    _refuse_bare_number(root)
     _resolve_paths(root)
     sections = {name: _section(name, root) for name in _DEFAULTS}
     recipe = Recipe(**sections)
@@ -123,6 +124,21 @@ def _assemble(root: Node) -> Recipe:
     # Kept beside the fields: origins are about this object and take no part in equality.
     object.__setattr__(recipe, "_origins", given)
     return recipe
+
+
+def _refuse_bare_number(root: Node) -> None:
+    """`data.eval: 0.05` would be a file of that name; nobody means that."""
+    data = root.value.get("data")
+    node = data.value.get("eval") if data is not None and data.is_map else None
+    number = free(node) if node is not None and node.is_scalar else None
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        key = "fraction" if number < 1 else "count"
+        raise ConfigError(
+            "C104",
+            f"`data.eval` wants files, {{fraction: …}} or {{count: …}}, found `{node.value}`",
+            where=str(node.place),
+            fix=f"write {{{key}: {node.value}}}",
+        )
 
 
 def _section(name: str, root: Node) -> Any:
@@ -142,14 +158,14 @@ def part_config(section: str, node: Node) -> type:
     Raises:
         ConfigError: C110, no such kind.
     """
-    if not node.is_map:
+    kind = node.value.get("kind") if node.is_map else node
+    if kind is not None and not (kind.is_scalar and kind.value):
         raise ConfigError(
             "C104",
             f"`{section}` wants a name or {{kind: name, …}}",
-            where=str(node.place),
+            where=str(kind.place),
             fix=f"known: {', '.join(registry.names(PARTS[section]))}",
         )
-    kind = node.value.get("kind")
     name = str(_DEFAULTS[section].default if kind is None else kind.value)
     try:
         return registry.load(PARTS[section], name).Config

@@ -97,6 +97,8 @@ def from_python(value: Any, place: Place) -> Node:
 # Sections where a bare string stands for one field of a dict.
 SHORTHAND = {"stage": "kind", "tuner": "kind", "parallel": "kind", "model": "path"}
 
+SECTIONS = tuple(field.name for field in fields(Recipe))
+
 # Fields of which a later layer's replaces an earlier layer's: with them go those that only made
 # sense beside the replaced one (a tokenizer belongs to its model).
 EXCLUSIVE = {
@@ -112,12 +114,18 @@ KINDS = {f.name: f.default for f in fields(Recipe) if SHORTHAND.get(f.name) == "
 
 
 def expand_shorthand(root: Node) -> None:
-    """Turns `stage: sft` into `stage: {kind: sft}`, and the like, in place."""
+    """Turns `stage: sft` into `stage: {kind: sft}`, and the like, in place.
+
+    A section with nothing below it (all its lines commented out, say) is an empty one.
+    """
     for section, key in SHORTHAND.items():
         node = root.value.get(section)
         if node is not None and node.is_scalar:
             place = root.key_place(section)
             root.value[section] = Node({key: node}, node.place, keys={key: place})
+    for section, node in root.value.items():
+        if section in SECTIONS and node.plain and node.value == "":
+            root.value[section] = empty(node.place)
 
 
 def merge(base: Node, over: Node, path: str = "") -> Node:
