@@ -194,7 +194,7 @@ def _open(path: Path, job: Job) -> store.Dataset | None:
         if any((path / name).stat().st_size != size for name, size in report["shards"]):
             return None
         # Names are those of this run: the same bytes may lie elsewhere by now.
-        found = reports.for_source(report, job.source.path, job.format, job.files)
+        found = reports.for_source(report, job.source.path, job.format, job.files, job.key)
         return store.open_dataset(shards, job.files, found)
     except (OSError, ValueError, KeyError):
         return None

@@ -47,9 +47,10 @@ def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]
 
 
 def for_source(
-    report: Mapping[str, Any], path: str, format: str, files: Sequence[str]
+    report: Mapping[str, Any], path: str, format: str, files: Sequence[str], key: str
 ) -> dict[str, Any]:
-    """A store's report with names in the place of file numbers."""
+    """A store's report with names in the place of file numbers. `key` identifies the bytes of the
+    rows and all that made tokens of them."""
     skipped = [
         {
             "file": files[p.file],
@@ -61,7 +62,7 @@ def for_source(
         for p in (Problem(*fields) for fields in report["problems"])
     ]
     kept = {name: report[name] for name in (*NUMBERS, "reasons")}
-    return {"path": path, "format": format, **kept, "skipped": skipped}
+    return {"path": path, "format": format, "key": key, **kept, "skipped": skipped}
 
 
 def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -74,7 +75,8 @@ def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "reasons": dict(reasons.most_common()),
         "skipped": [problem for report in reports for problem in report["skipped"]],
         "sources": [
-            {name: report[name] for name in ("path", "format", *NUMBERS)} for report in reports
+            {name: report[name] for name in ("path", "format", "key", *NUMBERS)}
+            for report in reports
         ],
     }
 
