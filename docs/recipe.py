@@ -57,14 +57,31 @@ def table(cls: Any) -> str:
     return "\n".join(rows)
 
 
+WORDS = {
+    "Mapping[str, Any]": "mapping",
+    "Mapping[str, str]": "mapping",
+    "Dtype": "auto · float32 · bfloat16 · float16",
+    "str": "text",
+    "bool": "true/false",
+    "float": "number",
+    "int": "integer",
+    "None": "null",
+}
+
+
 def kind_of(annotation: str) -> str:
     """A type annotation in the words of YAML."""
-    words = {"Mapping[str, Any]": "mapping", "Mapping[str, str]": "mapping", "Dtype": "dtype",
-             "str": "text", "bool": "true/false", "float": "number", "int": "integer",
-             "None": "null"}  # fmt: skip
-    text = re.sub(r"tuple\[([^\]]+), \.\.\.\]", r"list of \1", str(annotation))
-    text = re.sub(r"Literal\[([^\]]+)\]", lambda m: " · ".join(re.findall(r'"(\w+)"', m[1])), text)
-    return " or ".join(words.get(piece.strip(), piece.strip()) for piece in text.split(" | "))
+    text = re.sub(
+        r"Literal\[([^\]]+)\]", lambda m: " · ".join(re.findall(r"[\w-]+", m[1])), annotation
+    )
+    pieces = [piece.strip() for piece in text.split(" | ")]
+    return " or ".join(in_words(piece) for piece in pieces)
+
+
+def in_words(piece: str) -> str:
+    if inner := re.fullmatch(r"tuple\[(.+), \.\.\.\]", piece):
+        return f"list of {in_words(inner[1])}"
+    return WORDS.get(piece, piece)
 
 
 def default_of(field: dataclasses.Field) -> str:
