@@ -17,7 +17,7 @@ from tunesmith.registry import did_you_mean
 from tunesmith.tuners.lora import LoraConfig
 
 # A module trained whole keeps its frozen original under this name: `weight` -> `original_weight`.
-_ORIGINAL = "original_"
+_ORIGINAL = "lora_original_"  # no family has a buffer called so (Llama has `original_inv_freq`)
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
