@@ -39,6 +39,7 @@ HOSTILE = [
     ("infinity.jsonl", FIVE + b'{"text": -Infinity}\n', "D109", 6),
     ("huge_float.jsonl", FIVE + b'{"text": 1e999}\n', "D109", 6),
     ("huge_int.jsonl", FIVE + b'{"n": ' + b"9" * 5000 + b"}\n", "D109", 6),
+    ("int_65_bits.jsonl", FIVE + b'{"n": 18446744073709551616}\n', "D109", 6),
     ("nested.jsonl", FIVE + b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "D105", 6),
     ("two_on_a_line.jsonl", FIVE + b'{"text": "a"} {"text": "b"}\n', "D105", 6),
     ("trailing.jsonl", FIVE + b'{"text": "a"} # note\n', "D105", 6),

@@ -61,9 +61,10 @@ def _constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 19:
-        raise _Refused("D109", f"an integer of {len(digits)} digits does not fit into 64 bits")
-    return int(digits)
+    # Longer ones aren't even converted: that takes quadratic time.
+    if len(digits) > 20 or not -(1 << 63) <= (value := int(digits)) < 1 << 64:
+        raise _Refused("D109", f"the integer {digits[:20]} does not fit into 64 bits")
+    return value
 
 
 def _number(digits: str) -> float:
