@@ -1,0 +1,84 @@
+"""`tunesmith data inspect`, on files and recipes, offline and without weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunesmith.cli.main import main
+
+ROWS = [
+    {"instruction": "Say hi.", "output": "Hi!"},
+    {"instruction": "Say hi.", "output": "Hi!"},
+    {"instruction": "Count", "input": "to 3", "output": "1 2 3"},
+    {"instruction": "Nothing", "output": ""},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_json(file, capsys):
+    assert main(["data", "inspect", str(file), "--rows", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    summary = found["summary"]
+    assert summary["sources"][0]["format"] == "alpaca"
+    assert (summary["rows"], summary["items"], summary["left_out"]) == (4, 3, 1)
+    assert summary["roles"] == {"user": 3, "assistant": 3}
+    assert summary["problems"][0]["line"] == 4
+    assert {one["check"]: one["level"] for one in summary["findings"]}["duplicates"] == "MAJOR"
+    assert len(found["rows"]) == 2
+    row = found["rows"][0]
+    assert len(row["ids"]) == len(row["weights"])
+    assert "Say hi." in row["text"]
+    trained = "".join(span["text"] for span in row["spans"] if span["weight"])
+    assert trained.startswith("Hi!")
+    assert len(trained) > 3  # and its end marker
+    assert row["weights"][0] == 0
+
+
+def test_text(file, capsys):
+    assert main(["data", "inspect", str(file), "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "alpaca · 4 rows" in out
+    assert f"{file}:4  `output` is empty" in out
+    assert "[[Hi!" in out
+    assert "MAJOR  1 of 4 rows can't be used" in out
+
+
+def test_recipe_with_changes_and_html(file, tmp_path, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: builtin:tiny\nstage: sft\ndata: {{train: {file}}}\n")
+    page = tmp_path / "page.html"
+    words = [str(recipe), "data.max_length=64", "--html", str(page), "--rows", "1"]
+    assert main(["data", "inspect", *words]) == 0
+    assert "<mark>Hi!" in page.read_text(encoding="utf-8")
+    capsys.readouterr()
+
+
+def test_text_and_pairs_are_shown_too(tmp_path, capsys):
+    text = tmp_path / "a.txt"
+    text.write_text("Once upon a time.\n")
+    assert main(["data", "inspect", str(text), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["roles"] == {"document": 1}
+    pairs = tmp_path / "p.jsonl"
+    pairs.write_text(json.dumps({"prompt": "a?", "chosen": "b.", "rejected": "b."}) + "\n")
+    assert main(["data", "inspect", str(pairs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [len(found["rows"]), found["summary"]["items"]] == [2, 1]
+    levels = {one["check"]: one["level"] for one in found["summary"]["findings"]}
+    assert levels["pairs"] == "MAJOR"
+
+
+def test_what_can_not_be_inspected(tmp_path, capsys):
+    assert main(["data", "inspect", str(tmp_path / "missing.jsonl")]) == 3
+    assert "error[D101]" in capsys.readouterr().err
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"x": 1}\n')
+    assert main(["data", "inspect", str(odd)]) == 3
+    assert "columns found: x" in capsys.readouterr().err
