@@ -46,7 +46,7 @@ def test_text(file, capsys):
     assert main(["data", "inspect", str(file), "--rows", "1"]) == 0
     out = capsys.readouterr().out
     assert "alpaca · 4 rows" in out
-    assert f"{file}:4  `output` is empty" in out
+    assert "chats.jsonl:4  `output` is empty" in out
     assert "[[Hi!" in out
     assert "MAJOR  1 of 4 rows can't be used" in out
 

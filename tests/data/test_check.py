@@ -41,7 +41,7 @@ def test_good_data_is_ok(tmp_path):
     other = data_of(tmp_path, [example([1, 99, 20, 2], 2)], "b")
     levels = {one.check: one.level for one in check.check(data, MARKERS, other)}
     assert set(levels.values()) == {"OK"}
-    assert len(levels) == 8
+    assert len(levels) == 9
 
 
 def test_rows_left_out(tmp_path):
@@ -60,6 +60,15 @@ def test_end_marker_is_not_trained(tmp_path):
     one = found(data_of(tmp_path, [*GOOD, cut, untrained]), "end of answers")
     assert (one.level, one.where) == ("MINOR", ("f:10", "f:11"))
     assert found(data_of(tmp_path, [cut] * 3), "end of answers").level == "MAJOR"
+
+
+def test_answers_that_are_a_mere_end_marker(tmp_path):
+    weights = np.array([0, 0, 1, 0, 1, 1], np.float32)
+    hollow = Example(np.array([1, 10, 2, 11, 20, 2], np.int32), weights)
+    one = found(data_of(tmp_path, [*GOOD, hollow]), "empty answers")
+    assert (one.level, one.where) == ("MAJOR", ("f:10",))
+    last = example([1, 10, 11, 2], 1)
+    assert found(data_of(tmp_path, [*GOOD, last]), "empty answers").level == "MAJOR"
 
 
 def test_double_bos(tmp_path):
@@ -81,7 +90,7 @@ def test_unknown_tokens(tmp_path, unknown, level):
 def test_duplicates(tmp_path):
     assert found(data_of(tmp_path, [*GOOD, GOOD[0]]), "duplicates").level == "MINOR"
     one = found(data_of(tmp_path, [*GOOD, *GOOD]), "duplicates")
-    assert (one.level, one.text) == ("MAJOR", "9 rows repeat an earlier one")
+    assert (one.level, one.text) == ("MAJOR", "9 of 18 rows equal an earlier one")
     assert one.where[0] == "f:10"
     # The same tokens with other weights are another example.
     other = Example(GOOD[0].ids_T, np.array([0, 1, 1, 1], np.float32))

@@ -86,7 +86,10 @@ def describe(summary: dict[str, Any]) -> list[str]:
         f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"
         f" · 99% {lengths['p99']:,} · max {lengths['max']:,}",
         *show.bars(summary["histogram"]),
-        *(f"left out  {p['file']}:{p['line']}  {p['reason']}" for p in summary["problems"][:5]),
+        *(
+            f"left out  {Path(p['file']).name}:{p['line']}  {p['reason']}"
+            for p in summary["problems"][:5]
+        ),
     ]
 
 
@@ -97,7 +100,8 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
         level = f"{one['level']:<6}"
         if output.colour():
             level = f"\x1b[{colours[one['level']]}m{level}\x1b[0m"
-        where = f"  ({', '.join(one['where'][:3])})" if one["where"] else ""
+        places = ", ".join(Path(place).name for place in one["where"][:3])
+        where = f"  ({places})" if places else ""
         lines.append(f"  {level} {one['text']}{where}")
     return lines
 

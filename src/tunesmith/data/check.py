@@ -53,6 +53,7 @@ def check(
     return (
         _left_out(train.report),
         _ends(train, markers),
+        _empty(train, markers),
         _double_bos(train, markers),
         _truncated(train.report),
         _unknown(train.report),
@@ -102,6 +103,31 @@ def _ends(data: Dataset, markers: Markers) -> Finding:
     return Finding("MAJOR" if len(without) == len(data) else "MINOR", "end of answers", text, where)
 
 
+def _empty(data: Dataset, markers: Markers) -> Finding:
+    """Answers of which only the end marker is left: a template without tool calls drops them."""
+    empty = [
+        index
+        for index in range(len(data))
+        if any(_has_empty_answer(example, markers) for example in data[index])
+    ]
+    if not empty:
+        return Finding("OK", "empty answers", "no trained answer is a mere end marker")
+    text = f"{len(empty):,} of {len(data):,} rows train an answer that is a mere end marker"
+    where = tuple(data.where(index) for index in empty[:5])
+    return Finding("MAJOR", "empty answers", f"{text}: does the template drop tool calls?", where)
+
+
+def _has_empty_answer(example: Example, markers: Markers) -> bool:
+    trained_T = example.weights_T != 0
+    starts = np.flatnonzero(trained_T & ~np.roll(trained_T, 1))
+    ids = example.ids_T
+    # An answer's first trained token is its end marker, and the next token is not trained.
+    return any(
+        int(ids[at]) in markers.end_ids and (at + 1 == len(ids) or not trained_T[at + 1])
+        for at in starts
+    )
+
+
 def _double_bos(data: Dataset, markers: Markers) -> Finding:
     double = [
         index
@@ -110,7 +136,9 @@ def _double_bos(data: Dataset, markers: Markers) -> Finding:
     ]
     if not double:
         return Finding("OK", "BOS", "no row begins with two BOS tokens")
-    text = f"{len(double):,} rows begin with two BOS tokens: template and tokenizer both add one"
+    text = (
+        f"{len(double):,} of {len(data):,} rows begin with two BOS: template and tokenizer add one"
+    )
     return Finding("MAJOR", "BOS", text, tuple(data.where(index) for index in double[:5]))
 
 
@@ -135,7 +163,9 @@ def _duplicates(data: Dataset, prints: Sequence[bytes]) -> Finding:
         return Finding("OK", "duplicates", "no row stands twice")
     level: Level = "MAJOR" if len(extra) > 0.1 * len(data) else "MINOR"
     where = tuple(data.where(index) for index in extra[:5])
-    return Finding(level, "duplicates", f"{len(extra):,} rows repeat an earlier one", where)
+    return Finding(
+        level, "duplicates", f"{len(extra):,} of {len(data):,} rows equal an earlier one", where
+    )
 
 
 def duplicates(prints: Sequence[bytes]) -> list[int]:
