@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from tunesmith import compose, recipe, registry
+from tunesmith.training import checkpoint
 from tunesmith.training.log import TIMED
 from tunesmith.types import Conversation, Document
 
@@ -91,11 +92,11 @@ def numbers(run) -> list[dict]:
 
 
 def digest(run, step: int) -> dict[str, str]:
-    """sha256 of the tensors of a checkpoint."""
-    folder = run.path / "checkpoints" / f"step-{step}"
-    files = sorted(folder.glob("*.safetensors"))
-    assert files
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    """sha256 of every tensor of a checkpoint: weights and optimizer."""
+    saved = checkpoint.open_step(run.path, step)
+    tensors = {**saved.weights(), **saved.optimizer()}
+    assert len(tensors) > 2
+    return {n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in tensors.items()}
 
 
 def test_stopped_and_resumed_equals_uninterrupted(make_recipe):

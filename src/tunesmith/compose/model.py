@@ -118,7 +118,7 @@ def _overlay(hf: Any, path: Path) -> None:
     from tunesmith import recipe as recipes
     from tunesmith.training import checkpoint
 
-    recipe = recipes.load(path.parents[1] / "recipe.yaml")
+    recipe = recipes.load(str(path.parents[1] / "resolved.yaml"), environ={})
     tuner = tuners.build(recipe.tuner)
     tuner.apply(hf)
     tensors = checkpoint.Checkpoint(path).weights()
@@ -204,6 +204,7 @@ def build_run(
         seed=recipe.train.seed,
     )
     tuner = tuners.build(recipe.tuner)
+    torch.manual_seed(recipe.train.seed)  # new weights of the tuner are drawn from it
     tuner.apply(hf)
     padded = not (load.packable(hf.config) and tuner.packable)
     ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}

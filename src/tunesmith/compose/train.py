@@ -38,7 +38,11 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     origin = model.origin(recipe)  # a missing model is told before a directory is made
     data.check_sources(recipe)
     directory = RunDir.create(
-        text or recipes.dump(recipe), recipe, root=recipe.output.dir, name=recipe.output.name
+        text or recipes.dump(recipe),
+        recipe,
+        root=recipe.output.dir,
+        name=recipe.output.name,
+        resolved=recipes.dump(recipe, recipes.origins(recipe)),
     )
     return _execute(recipe, origin, directory, display or Display(), resuming=False)
 
@@ -61,19 +65,19 @@ def resume(
         RunError: R203, the run is already finished.
     """
     directory, _ = RunDir.find(spec.removeprefix("run:"), root)
-    before = recipes.load(directory.path / "recipe.yaml")
-    recipe = recipes.load(directory.path / "recipe.yaml", overrides)
+    written = str(directory.path / "resolved.yaml")
+    before = recipes.load(written, environ={})
+    recipe = recipes.load(written, overrides, environ={})
     changed = recipes.differences(recipes.to_dict(before), recipes.to_dict(recipe))
     if changed:
         raise ConfigError(
             "C190",
             f"a resumed run can't change {', '.join(changed)}",
-            where=str(directory.path / "recipe.yaml"),
+            where=written,
             fix="start a new run (model.path=run:… continues from its weights)",
         )
-    platform.prepare(
-        directory.info()["resolved"]["threads"] if "resolved" in directory.info() else None
-    )
+    resolved = directory.info().get("resolved")
+    platform.prepare(resolved["threads"] if resolved else recipe.train.threads)
     origin = model.origin(recipe)
     return _execute(recipe, origin, directory, display or Display(), resuming=True)
 
