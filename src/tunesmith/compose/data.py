@@ -40,6 +40,10 @@ class EncoderFactory:
     def __call__(self) -> Callable:
         return self.build().encode
 
+    def accepts(self, stage: Stage) -> tuple[type, ...]:
+        """Sample types that can be encoded."""
+        return stage.sample
+
 
 def encoder_factory(recipe: Recipe, tokenizer_dir: Path) -> EncoderFactory:
     data = recipe.data
@@ -110,7 +114,14 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
         num_proc=recipe.data.num_proc,
         home=platform.home(),
         progress=progress,
+        checks=encode.Checks(factory.accepts(stage), _unk_id(stage.template.tokenizer)),
     )
+
+
+def _unk_id(tokenizer: Any) -> int | None:
+    """The unknown token, unless the same token means something else too (gpt2: also EOS)."""
+    used = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
+    return None if tokenizer.unk_id in used else tokenizer.unk_id
 
 
 def train_loader(recipe: Recipe, dataset: Dataset, *, rank: int, world: int, padded: bool):

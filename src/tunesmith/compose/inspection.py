@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.compose import data, model
 from tunesmith.data import check, encode, show
 from tunesmith.recipe.sections import Recipe, Source
-from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample
+from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
 
 RECIPES = (".yaml", ".yml")
 
@@ -29,6 +29,10 @@ class AsConversations:
             return [_joined([next(encoded) for _ in part]) for part in parts]
 
         return sides
+
+    def accepts(self, stage: Stage) -> tuple[type, ...]:
+        """Sample types that can be encoded."""
+        return Conversation, Preference, Feedback
 
 
 def _conversations(sample: Any) -> list[Conversation]:
