@@ -1,0 +1,1 @@
+"""Engines that answer requests: sampling, streamed text, stop strings."""

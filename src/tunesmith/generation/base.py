@@ -1,0 +1,190 @@
+"""What engines share: requests checked, text streamed up to a stop string, and the common loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import registry
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.types import Event, Generator, Request, Sampling
+
+if TYPE_CHECKING:
+    from tunesmith.templates.tokenizer import Tokenizer
+
+CONTEXT_TOKENS = 8
+"""Prompt tokens decoded with the first of an answer, so that its leading space is right."""
+
+
+def build(kind: str, model: Any, tokenizer: Any) -> Generator:
+    """The engine of that name over a model."""
+    return registry.load("generation", kind)(model, tokenizer)
+
+
+def drain(generator: Generator, requests: Iterable[Request]) -> dict[str, list[Event]]:
+    """Submits requests and steps until all are finished: `generate` of every engine.
+
+    Returns:
+        Events by request id, in the order of the requests.
+    """
+    requests = list(requests)
+    # Alike prompts share a batch, which wastes the least padding; answers don't depend on it.
+    for request in sorted(requests, key=lambda request: len(request.ids)):
+        generator.submit(request)
+    events: dict[str, list[Event]] = {request.id: [] for request in requests}
+    unfinished = set(events)
+    while unfinished:
+        for event in generator.step():
+            events[event.id].append(event)
+            if event.finish_reason is not None:
+                unfinished.discard(event.id)
+    return events
+
+
+def stream(generator: Generator, request: Request) -> Iterator[Event]:
+    """Events of one request as they come; leaving the loop early cancels it."""
+    generator.submit(request)
+    finished = False
+    try:
+        while not finished:
+            for event in generator.step():
+                if event.id == request.id:
+                    finished = event.finish_reason is not None
+                    yield event
+    finally:
+        if not finished:
+            generator.cancel(request.id)
+
+
+def text(events: Iterable[Event]) -> str:
+    """The answer that events spell."""
+    return "".join(event.text_delta for event in events)
+
+
+# ---------------------------------------------------------------- requests
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuses numbers that mean nothing.
+
+    Raises:
+        ConfigError: C210, a value is out of its range.
+    """
+    s = sampling
+    ranges = {
+        "max_tokens": (s.max_tokens, s.max_tokens >= 1, "at least 1"),
+        "temperature": (s.temperature, 0 <= s.temperature < math.inf, "0 (greedy) or above"),
+        "top_k": (s.top_k, s.top_k >= 0, "0 (all) or above"),
+        "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0, at most 1 (all)"),
+        "min_p": (s.min_p, 0 <= s.min_p <= 1, "0 (none) to 1"),
+        "repetition_penalty": (
+            s.repetition_penalty,
+            0 < s.repetition_penalty < math.inf,
+            "above 0",
+        ),
+        "seed": (s.seed, 0 <= s.seed < 2**64, "0 to 2^64 - 1"),
+        "stop": (s.stop, all(s.stop), "strings that are not empty"),
+    }
+    for name, (value, good, wanted) in ranges.items():
+        if not good:
+            raise ConfigError(
+                "C210", f"{name} is {value}", where="sampling", fix=f"{name}: {wanted}"
+            )
+
+
+def check_request(request: Request, *, context: int | None, vocabulary: int) -> None:
+    """Refuses what an engine can't answer, before it costs anything.
+
+    Args:
+        request: Its ids are the whole prompt.
+        context: Tokens the model's positions reach, prompt and answer together; None: no limit.
+        vocabulary: Rows of the model's embedding.
+
+    Raises:
+        ConfigError: C210, a sampling value is out of its range.
+        DataError: D401, the prompt leaves no room for an answer; D402, it is empty or has ids that
+            the model doesn't know.
+    """
+    check_sampling(request.sampling)
+    if not request.ids:
+        raise DataError("D402", "the prompt has no tokens", fix="write something")
+    if max(request.ids) >= vocabulary or min(request.ids) < 0:
+        raise DataError(
+            "D402",
+            f"the prompt has token {max(request.ids)}, the model knows {vocabulary}",
+            fix="use the tokenizer that belongs to the model",
+        )
+    if context is not None and len(request.ids) >= context:
+        raise DataError(
+            "D401",
+            f"the prompt is {len(request.ids):,} tokens long, the model's context is {context:,}",
+            fix="shorten the prompt, or use a model with a longer context",
+        )
+
+
+# ---------------------------------------------------------------- text of an answer
+
+
+class TextStream:
+    """Text of one answer as its tokens come.
+
+    It never shows half a character, nor text that may turn out to begin a stop string. Of several
+    stop strings the one that is complete first ends the answer, so the result does not depend on
+    how text is cut into tokens.
+
+    Args:
+        tokenizer: Decodes; None: there is no text.
+        prompt_ids: What precedes the answer; its end decides about a leading space.
+        stops: Stop strings.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], stops: Sequence[str] = ()
+    ):
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._ids = list(prompt_ids[-CONTEXT_TOKENS:])
+        self._context = 0  # decoded with what is new: some tokenizers drop the very first space
+        self._told = len(self._ids)
+        self._held = ""
+
+    def step(self, id: int) -> tuple[str, bool]:
+        """(text that is certain now, whether a stop string is complete)."""
+        self._ids.append(id)
+        return self._release(self._decode(last=False))
+
+    def finish(self) -> tuple[str, bool]:
+        """What was held back, when no token follows; likewise."""
+        said, stopped = self._release(self._decode(last=True))
+        held, self._held = self._held, ""
+        return (said if stopped else said + held), stopped
+
+    def _decode(self, last: bool) -> str:
+        """The text of tokens not told yet; broken bytes are U+FFFD once they can't be mended."""
+        if self._tokenizer is None:
+            return ""
+        before = self._tokenizer.decode(self._ids[self._context : self._told], skip_special=True)
+        now = self._tokenizer.decode(self._ids[self._context :], skip_special=True)
+        fresh = len(self._ids) - self._told
+        # A character has at most four bytes; eight tokens without one hold none worth waiting for.
+        if len(now) <= len(before) or (now.endswith("\ufffd") and fresh < 8 and not last):
+            return ""
+        self._context, self._told = self._told, len(self._ids)
+        return now[len(before) :]
+
+    def _release(self, new: str) -> tuple[str, bool]:
+        text = self._held + new
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)[1]], True
+        keep = len(text) - max((_begun(text, stop) for stop in self._stops), default=0)
+        self._held = text[keep:]
+        return text[:keep], False
+
+
+def _begun(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,126 @@
+"""Choosing tokens: repetition penalty, temperature, cuts of the distribution; pure functions.
+
+Noise is a function of (seed, position), so a request gives the same tokens whatever else is in its
+batch, on every device, and when it is continued from a part of its own answer.
+
+Legend: `B` rows, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunesmith.types import Sampling
+
+
+def choose(
+    logits_BV: Tensor,
+    samplings: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+) -> tuple[list[int], list[float]]:
+    """The next token of each row and its log-probability under the model.
+
+    Args:
+        logits_BV: What the model says.
+        samplings: How each row chooses.
+        histories: Each row's ids so far, prompt included; their number is the position that keys
+            the noise.
+
+    Returns:
+        Tokens, and log-probabilities of the unchanged distribution (NaN where logits are not
+        finite).
+    """
+    wide_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
+    scores_BV = repetition_penalty(wide_BV, [s.repetition_penalty for s in samplings], histories)
+    tokens_B = scores_BV.argmax(-1)
+    drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if drawn:
+        rows = torch.tensor(drawn, device=logits_BV.device)
+        chosen = [samplings[row] for row in drawn]
+        noise = [uniform(samplings[row].seed, len(histories[row])) for row in drawn]
+        tokens_B[rows] = draw(distribution(scores_BV[rows], chosen), noise)
+    logprobs_B = wide_BV.gather(1, tokens_B[:, None])[:, 0] - wide_BV.logsumexp(-1)
+    return tokens_B.tolist(), logprobs_B.tolist()
+
+
+def distribution(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Scores after temperature, top-k, top-p and min-p, in this order; −inf where cut away."""
+    temperature_B1 = _column([s.temperature for s in samplings], scores_BV)
+    scores_BV = scores_BV / temperature_B1
+    scores_BV = top_k(scores_BV, [s.top_k for s in samplings])
+    scores_BV = top_p(scores_BV, [s.top_p for s in samplings])
+    return min_p(scores_BV, [s.min_p for s in samplings])
+
+
+def repetition_penalty(
+    scores_BV: Tensor, penalties: Sequence[float], histories: Sequence[Sequence[int]]
+) -> Tensor:
+    """Makes tokens that were already there less likely (CTRL, arXiv:1909.05858, section 4.1)."""
+    rows = [row for row, penalty in enumerate(penalties) if penalty != 1.0]
+    if not rows:
+        return scores_BV
+    scores_BV = scores_BV.clone()
+    for row in rows:
+        ids = torch.tensor(sorted(set(histories[row])), device=scores_BV.device)
+        found = scores_BV[row, ids]
+        scores_BV[row, ids] = torch.where(found < 0, found * penalties[row], found / penalties[row])
+    return scores_BV
+
+
+def top_k(scores_BV: Tensor, ks: Sequence[int]) -> Tensor:
+    """Keeps the k best tokens of each row, and those equal to the worst of them; 0: all."""
+    size = scores_BV.shape[-1]
+    capped = [min(k, size) or size for k in ks]
+    if min(capped) == size:
+        return scores_BV
+    best_BK = scores_BV.topk(max(k for k in capped if k < size)).values
+    at_B1 = torch.tensor(capped, device=scores_BV.device)[:, None] - 1
+    worst_B1 = best_BK.gather(1, at_B1.clamp(max=best_BK.shape[1] - 1))
+    worst_B1 = worst_B1.masked_fill(at_B1 == size - 1, -math.inf)
+    return scores_BV.masked_fill(scores_BV < worst_B1, -math.inf)
+
+
+def top_p(scores_BV: Tensor, ps: Sequence[float]) -> Tensor:
+    """Keeps the fewest most likely tokens that hold at least p of the probability; 1: all."""
+    if min(ps) >= 1:
+        return scores_BV
+    sorted_BV, order_BV = scores_BV.sort(dim=-1, descending=True, stable=True)
+    probability_BV = sorted_BV.softmax(-1)
+    before_BV = probability_BV.cumsum(-1) - probability_BV
+    p_B1 = _column([p if p < 1 else math.inf for p in ps], scores_BV)
+    cut_BV = before_BV >= p_B1
+    cut_BV[:, 0] = False
+    return scores_BV.masked_fill(torch.zeros_like(cut_BV).scatter(1, order_BV, cut_BV), -math.inf)
+
+
+def min_p(scores_BV: Tensor, ps: Sequence[float]) -> Tensor:
+    """Cuts tokens less likely than p times the most likely one (arXiv:2407.01082); 0: none."""
+    if max(ps) <= 0:
+        return scores_BV
+    margin_B1 = _column([math.log(p) if p > 0 else -math.inf for p in ps], scores_BV)
+    limit_B1 = scores_BV.amax(-1, keepdim=True) + margin_B1
+    return scores_BV.masked_fill(scores_BV < limit_B1, -math.inf)
+
+
+def draw(scores_BV: Tensor, noise: Sequence[float]) -> Tensor:
+    """Tokens where the cumulative distribution first exceeds each row's noise in [0, 1)."""
+    cumulative_BV = scores_BV.double().softmax(-1).cumsum(-1)
+    target_B1 = _column(noise, cumulative_BV) * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
+    # The product may round up to the total: the last possible token, not one past it.
+    return torch.minimum(token_B1[:, 0], cumulative_BV.argmax(-1))
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on nothing but the two (Philox, 53 bits)."""
+    raw = np.random.Philox(key=seed, counter=position).random_raw()
+    return (int(raw) >> 11) * 2.0**-53
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

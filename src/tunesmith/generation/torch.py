@@ -1,0 +1,67 @@
+"""The engine over the transformers model itself: batches with a key/value cache, every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.generation import base
+from tunesmith.types import Event, Request
+
+if TYPE_CHECKING:
+    from tunesmith.templates.tokenizer import Tokenizer
+
+
+class TorchGenerator:
+    """Answers requests with a model in memory, with its adapters as they are now.
+
+    Args:
+        model: A LanguageModel or a transformers model; in training or not. It is put into
+            evaluation mode for each step and back after it.
+        tokenizer: For text and stop strings; None: events have no text.
+        max_rows: How many requests are answered at once; others wait in order.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer | None = None, *, max_rows: int = 32):
+        from tunesmith.generation.torch_impl import Engine
+
+        self._engine = Engine(model, tokenizer, max_rows)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model's positions reach, prompt and answer together; None: no limit."""
+        return self._engine.context
+
+    def check(self, request: Request) -> None:
+        """Raises what `submit` would raise, and takes nothing on."""
+        self._engine.check(request)
+
+    def submit(self, request: Request) -> None:
+        """Takes a request on.
+
+        An answer ends at `max_tokens` or at the model's context, whichever comes first, with the
+        reason `length`.
+
+        Raises:
+            ConfigError: C210, a sampling value out of range, or a field this engine can't honour.
+            DataError: D401, the prompt leaves no room for an answer; D402, it is empty or has ids
+                that the model doesn't know.
+        """
+        self._engine.submit(request)
+
+    def cancel(self, id: str) -> None:
+        """Ends a request: its last event comes with the next step; unknown ids are let be."""
+        self._engine.cancel(id)
+
+    def step(self) -> list[Event]:
+        """One token for each request that is being answered.
+
+        The last event of a request has a `finish_reason`: stop, length, cancelled (its token is
+        −1), or error (the model's output was not finite).
+        """
+        return self._engine.step()
+
+    def generate(self, requests: Iterable[Request]) -> dict[str, list[Event]]:
+        """All events of all requests, by id in the order of the requests."""
+        with self._engine.evaluating():
+            return base.drain(self, requests)
