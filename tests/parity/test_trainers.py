@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 8
 BATCH = 3
-MAX_LENGTH = 160
+MAX_LENGTH = 512
 WORDS = ["river", "lamp", "seven", "a quiet hill", "glass", "north wind", "paper boat", "salt"]
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no"}
 
@@ -55,6 +55,7 @@ def encoded(tiny_model):
         Conversation(tuple(Message.of(m["role"], m["content"]) for m in row)) for row in chats()
     ]
     examples = [example for each in stage.encode(talks) for example in each.examples]
+    assert len(examples) == STEPS * BATCH
     return [
         {
             "input_ids": example.ids_T.tolist(),
