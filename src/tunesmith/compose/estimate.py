@@ -1,24 +1,22 @@
-"""Memory, time and disk of a recipe before any work; what would make it fit.
+"""Memory and disk of a recipe before any work; what would make it fit.
 
 Peak memory is the sum of: weights, gradients and optimizer state of what is trained, activations
 of the largest micro-batch, one chunk of logits, and the process itself. Bytes of activations are
-counted from the layers' shapes (see `activation_bytes`); time is measured on a few real steps.
+counted from the layers' shapes (see `activation_bytes`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from tunesmith import platform
-from tunesmith.compose import data, model, train
-from tunesmith.compose.display import Display
+from tunesmith.compose import build, model
 from tunesmith.errors import ResourceError
-from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
+from tunesmith.recipe.sections import Recipe
 from tunesmith.tuners import base as tuners
 
 PROCESS_GB = 0.45
@@ -26,7 +24,6 @@ PROCESS_GB = 0.45
 LOGITS_GB = 3 * 0.067
 """A chunk of float32 logits, its softmax and the slope: see losses/tokens.py."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROBE_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def memory(recipe: Recipe, origin: Any, dtype: str, longest_batch: int) -> Memor
     parameters = list(skeleton.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
-    held = BYTES[model.memory_dtype(recipe, dtype)]
+    held = BYTES[build.memory_dtype(recipe, dtype)]
     wide = 4 if recipe.train.master_weights else BYTES[dtype]
     return Memory(
         weights=(frozen * held + trained * wide) / 1e9,
@@ -91,47 +88,6 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
     if recipe.train.activation_checkpointing:
         return size * (layers * width + layer)
     return size * layers * layer
-
-
-def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = None) -> dict:
-    """What a recipe would need.
-
-    Args:
-        recipe: What would be trained.
-        probe: Measure time on a few real steps (in a temporary directory).
-        display: Shows what is found on the way.
-
-    Returns:
-        memory_gb by purpose, available_gb, fits, steps, tokens, disk_gb, seconds (None without
-        probe), and `variants`: cheaper settings with their memory.
-    """
-    display = display or Display()
-    platform.prepare(recipe.train.threads)
-    origin = model.origin(recipe)
-    data.check_sources(recipe)
-    recipe = train.fit_context(recipe, origin, display)
-    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
-    sets = data.datasets(recipe, factory, factory.build(), display.line)
-    loader = data.train_loader(recipe, sets[0], rank=0, world=1, padded=False)
-    steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
-    dtype = platform.choose_dtype(recipe.train.dtype)
-    need = memory(recipe, origin, dtype, largest_batch(recipe, sets[0]))
-    available = available_gb()
-    tokens = int(sets[0].lengths.sum())
-    return {
-        "memory_gb": {k: round(v, 3) for k, v in dataclasses.asdict(need).items()},
-        "total_gb": round(need.total, 3),
-        "available_gb": round(available, 3),
-        "fits": need.total <= available,
-        "device": platform.device(),
-        "dtype": dtype,
-        "steps": steps,
-        "tokens_per_epoch": tokens,
-        "disk_gb": round(disk_gb(recipe, need), 3),
-        "variants": variants(recipe, origin, dtype, sets[0]),
-        "devices_gb": {size: need.total <= size for size in (8, 12, 16, 24, 40, 80)},
-        **(_probe(recipe, steps) if probe else {"seconds": None, "tokens_per_second": None}),
-    }
 
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
@@ -203,25 +159,3 @@ def disk_gb(recipe: Recipe, need: Memory) -> float:
     kept = (recipe.train.save_total_limit or 10) + 2
     one = need.gradients + need.optimizer  # trained weights are as large as their gradients
     return kept * one + need.weights
-
-
-def _probe(recipe: Recipe, steps: int) -> dict[str, float]:
-    """Runs a few real steps; the first, which warms up, is not counted."""
-    with tempfile.TemporaryDirectory() as folder:
-        short = dataclasses.replace(
-            recipe,
-            train=dataclasses.replace(
-                recipe.train, max_steps=PROBE_STEPS, save_steps="no", logging_steps=1
-            ),
-            eval=EvalConfig(steps="no"),
-            output=OutputConfig(dir=folder),
-            log=LogConfig(),
-        )
-        lines = [line for line in train.train(short).metrics() if "loss" in line]
-    first, last = lines[0], lines[-1]
-    elapsed = last["elapsed_s"] - first["elapsed_s"]
-    taken = max(last["step"] - first["step"], 1)
-    return {
-        "seconds": round(steps * elapsed / taken, 1),
-        "tokens_per_second": round((last["tokens"] - first["tokens"]) / max(elapsed, 1e-9), 1),
-    }

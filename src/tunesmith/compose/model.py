@@ -1,4 +1,4 @@
-"""Builds the model side of a run: weights, tuner, optimizer; and loads models to talk to."""
+"""Where a run starts from, its weights in memory, and models loaded to talk to."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import platform
-from tunesmith.compose import data, samples, source
-from tunesmith.compose.display import Display
+from tunesmith import platform, recipe as recipes
+from tunesmith.compose import source
 from tunesmith.compose.source import Source
-from tunesmith.errors import ConfigError, EnvironmentFault
-from tunesmith.parallel import base as parallel
+from tunesmith.errors import ConfigError
 from tunesmith.recipe.sections import ModelConfig, Recipe
-from tunesmith.rundir import RunDir
 from tunesmith.templates import base as templates
 from tunesmith.tuners import base as tuners
-from tunesmith.types import Stage
 
 if TYPE_CHECKING:
     from tunesmith.models.language_model import LanguageModel
@@ -102,8 +98,9 @@ def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, see
     if origin.source is None:
         size = Tokenizer.load(origin.tokenizer_dir).vocab_size
         return load.load(config, dtype=dtype, device=device, seed=seed, vocab_size=size).hf
-    based = dataclasses.replace(config, path=origin.source.base)
-    hf = load.load(based, dtype=dtype, device=device, seed=seed).hf
+    if origin.source.base:
+        config = dataclasses.replace(config, path=origin.source.base)
+    hf = load.load(config, dtype=dtype, device=device, seed=seed).hf
     for adapter in origin.source.adapters:
         tuner = tuners.for_adapter(adapter)
         tuner.load(hf, adapter)
@@ -115,10 +112,9 @@ def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, see
 
 def _overlay(hf: Any, path: Path) -> None:
     """Lays a checkpoint's trained weights over the base; an adapter's are merged."""
-    from tunesmith import recipe as recipes
     from tunesmith.training import checkpoint
 
-    recipe = recipes.load(str(path.parents[1] / "resolved.yaml"), environ={})
+    recipe = run_recipe(path)
     tuner = tuners.build(recipe.tuner)
     tuner.apply(hf)
     tensors = checkpoint.Checkpoint(path).weights()
@@ -141,129 +137,9 @@ def skeleton(origin: Origin, config: ModelConfig) -> Any:
     return load.skeleton(dataclasses.replace(config, path=origin.source.base))
 
 
-def resolve(recipe: Recipe, directory: RunDir, *, planned_tokens: int) -> dict[str, Any]:
-    """Every automatic choice, made once and kept on resume.
-
-    Raises:
-        EnvironmentFault: E110, this machine can't honour a choice made at the start of the run.
-    """
-    earlier = directory.info().get("resolved")
-    if earlier:
-        _check_same_machine(earlier, directory)
-        return earlier
-    dtype = platform.choose_dtype(recipe.train.dtype)
-    chosen = {
-        "device": platform.device(),
-        "dtype": dtype,
-        "threads": platform.threads(),
-        "isa_cap": platform.isa_cap(),
-        "attention": recipe.model.attention,
-        "kernels": recipe.model.kernels,
-    }
-    directory.update(resolved=chosen)
-    return chosen
-
-
-def _check_same_machine(earlier: dict[str, Any], directory: RunDir) -> None:
-    here = {"device": platform.device(), "isa_cap": platform.isa_cap()}
-    for name, value in here.items():
-        if earlier[name] != value:
-            raise EnvironmentFault(
-                "E110",
-                f"this run began with {name}={earlier[name]}, this machine has {value}",
-                where=str(directory.path),
-                fix="resume on the same kind of machine, or start a new run from its weights",
-            )
-
-
-def build_run(
-    recipe: Recipe,
-    origin: Origin,
-    directory: RunDir,
-    stage: Stage,
-    sets: tuple[Any, Any],
-    display: Display,
-) -> Any:
-    """Weights, tuner, optimizer and loaders joined into a TrainingRun."""
-    import torch
-
-    from tunesmith.models import load
-    from tunesmith.models.language_model import LanguageModel
-    from tunesmith.training import optim, report
-    from tunesmith.training.precision import LossScale
-    from tunesmith.training.run import TrainingRun
-
-    backend = parallel.build(recipe.parallel, platform.device())
-    planned = int(sets[0].lengths.sum() * recipe.train.num_train_epochs)
-    resolved = resolve(recipe, directory, planned_tokens=planned)
-    hf = weights(
-        origin,
-        recipe.model,
-        dtype=memory_dtype(recipe, resolved["dtype"]),
-        device=backend.device,
-        seed=recipe.train.seed,
-    )
-    tuner = tuners.build(recipe.tuner)
-    torch.manual_seed(recipe.train.seed)  # new weights of the tuner are drawn from it
-    tuner.apply(hf)
-    padded = not (load.packable(hf.config) and tuner.packable)
-    ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}
-    loader = data.train_loader(recipe, sets[0], **ranks)
-    total = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
-    model = LanguageModel(
-        hf,
-        attention=resolved["attention"],
-        kernels=resolved["kernels"],
-        compute_dtype=getattr(torch, resolved["dtype"]),
-        master_weights=recipe.train.master_weights,
-        planned_tokens=planned,
-    )
-    if recipe.train.activation_checkpointing:
-        model.checkpoint_activations()
-    for note in model.notes:
-        display.line("note", note)
-    reporters = report.build(recipe.log.report_to, directory.path)
-
-    def observe(line: dict[str, Any]) -> None:
-        display.metrics(line)
-        for reporter in reporters:
-            reporter.metrics(line)
-
-    sample = None
-    if recipe.eval.generate and sets[1] is not None:
-        from tunesmith.generation.torch import TorchGenerator
-
-        generator = TorchGenerator(model, stage.template.tokenizer)
-        path = directory.path / "samples.jsonl"
-        sample = samples.sampler(sets[1], recipe.eval.generate, stage.template, generator, path)
-    return TrainingRun(
-        recipe=recipe,
-        directory=directory,
-        stage=stage,
-        tuner=tuner,
-        model=backend.wrap(model),
-        hf=hf,
-        parallel=backend,
-        optimizer=optim.build(
-            tuner.parameter_groups(hf, recipe.optim.weight_decay), recipe.optim, backend.device
-        ),
-        loader=loader,
-        eval_loader=data.eval_loader(recipe, sets[1], **ranks),
-        total_steps=total,
-        scale=LossScale(enabled=resolved["dtype"] == "float16"),
-        base_hash=origin.sha256,
-        report=observe,
-        sample=sample,
-    )
-
-
-def memory_dtype(recipe: Recipe, compute: str) -> str:
-    """The type weights are loaded in: frozen ones in the compute type, trained ones in float32
-    when they are their own master copy."""
-    if recipe.model.dtype != "auto":
-        return recipe.model.dtype
-    trains_base = recipe.tuner.kind in ("full", "freeze")
-    return "float32" if trains_base and recipe.train.master_weights else compute
+def run_recipe(checkpoint: Path) -> Recipe:
+    """The recipe of the run that a checkpoint directory belongs to."""
+    return recipes.load(str(checkpoint.parents[1] / "resolved.yaml"), environ={})
 
 
 @dataclass
@@ -294,17 +170,23 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
     from tunesmith.models.language_model import LanguageModel
 
     found = source.locate(spec, root)
-    config = ModelConfig(path=found.base)
-    directory = _tokenizer_dir(config, found)
-    start = Origin(found, directory, "")
+    config, name, system = ModelConfig(path=found.base), "auto", None
+    if found.checkpoint is not None:  # not yet a model of its own: the run's recipe tells the rest
+        recipe = run_recipe(found.checkpoint)
+        name, system = recipe.data.template, recipe.data.system
+        config = recipe.model if not found.base else config
+        directory = origin(recipe).tokenizer_dir
+    else:
+        directory = _tokenizer_dir(config, found)
+        system = found.card().get("system")
     compute = platform.choose_dtype(dtype)
+    start = Origin(found, directory, "")
     hf = weights(start, config, dtype=compute, device=platform.device(), seed=0)
-    card = found.card()
-    template = templates.load(card.get("template", "auto"), directory)
+    template = templates.load(name, directory)
     model = LanguageModel(
         hf, attention="sdpa", kernels="eager", compute_dtype=getattr(torch, compute)
     )
     model.eval()
     top = found.checkpoint or found.top
     description = f"{spec} → {top or found.base}"
-    return Loaded(model, template.tokenizer, template, card.get("system"), description, top)
+    return Loaded(model, template.tokenizer, template, system, description, top)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from typing import Any
 
 from tunesmith import platform
 from tunesmith.compose import artefacts, data, model, train
 from tunesmith.compose.display import Display
-from tunesmith.recipe.sections import Recipe
+from tunesmith.compose.estimate import available_gb, disk_gb, largest_batch, memory, variants
+from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
+
+PROBE_STEPS = 4
 
 
 def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
@@ -41,4 +46,67 @@ def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
         "epochs": loader.epoch_of(total),
         "left_out": train_set.report["skipped"],
         "template": stage.template.name,
+    }
+
+
+def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = None) -> dict:
+    """What a recipe would need.
+
+    Args:
+        recipe: What would be trained.
+        probe: Measure time on a few real steps (in a temporary directory).
+        display: Shows what is found on the way.
+
+    Returns:
+        memory_gb by purpose, available_gb, fits, steps, tokens, disk_gb, seconds (None without
+        probe), and `variants`: cheaper settings with their memory.
+    """
+    display = display or Display()
+    platform.prepare(recipe.train.threads)
+    origin = model.origin(recipe)
+    data.check_sources(recipe)
+    recipe = train.fit_context(recipe, origin, display)
+    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
+    sets = data.datasets(recipe, factory, factory.build(), display.line)
+    loader = data.train_loader(recipe, sets[0], rank=0, world=1, padded=False)
+    steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
+    dtype = platform.choose_dtype(recipe.train.dtype)
+    need = memory(recipe, origin, dtype, largest_batch(recipe, sets[0]))
+    available = available_gb()
+    tokens = int(sets[0].lengths.sum())
+    return {
+        "memory_gb": {k: round(v, 3) for k, v in dataclasses.asdict(need).items()},
+        "total_gb": round(need.total, 3),
+        "available_gb": round(available, 3),
+        "fits": need.total <= available,
+        "device": platform.device(),
+        "dtype": dtype,
+        "steps": steps,
+        "tokens_per_epoch": tokens,
+        "disk_gb": round(disk_gb(recipe, need), 3),
+        "variants": variants(recipe, origin, dtype, sets[0]),
+        "devices_gb": {size: need.total <= size for size in (8, 12, 16, 24, 40, 80)},
+        **(_probe(recipe, steps) if probe else {"seconds": None, "tokens_per_second": None}),
+    }
+
+
+def _probe(recipe: Recipe, steps: int) -> dict[str, float]:
+    """Runs a few real steps; the first, which warms up, is not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        short = dataclasses.replace(
+            recipe,
+            train=dataclasses.replace(
+                recipe.train, max_steps=PROBE_STEPS, save_steps="no", logging_steps=1
+            ),
+            eval=EvalConfig(steps="no"),
+            output=OutputConfig(dir=folder),
+            log=LogConfig(),
+        )
+        lines = [line for line in train.train(short).metrics() if "loss" in line]
+    first, last = lines[0], lines[-1]
+    elapsed = last["elapsed_s"] - first["elapsed_s"]
+    taken = max(last["step"] - first["step"], 1)
+    return {
+        "seconds": round(steps * elapsed / taken, 1),
+        "tokens_per_second": round((last["tokens"] - first["tokens"]) / max(elapsed, 1e-9), 1),
     }

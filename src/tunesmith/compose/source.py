@@ -28,7 +28,7 @@ class Source:
 
     spec: str
     base: str
-    """Directory of full weights, or a hub id."""
+    """Directory of full weights, or a hub id; empty for a checkpoint of a model from scratch."""
     adapters: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     """A checkpoint whose trained weights replace the base's."""
@@ -38,7 +38,7 @@ class Source:
         """The outermost directory: its tokenizer and template are the model's."""
         if self.adapters:
             return self.adapters[-1]
-        return Path(self.base) if Path(self.base).is_dir() else None
+        return Path(self.base) if self.base and Path(self.base).is_dir() else None
 
     def card(self) -> dict:
         """What tunesmith noted beside the weights; empty for foreign models."""
@@ -72,7 +72,11 @@ def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
     """The model a run made: final/, else best, else newest valid checkpoint."""
     path = run.model_path(selector)
     if (path / "MANIFEST.json").is_file():
-        recorded = json.loads((run.path / "run.json").read_text())["base"]
+        recorded = run.info().get("base")
+        if (
+            recorded is None
+        ):  # from scratch: the checkpoint holds all weights, the recipe the config
+            return Source(spec, "", checkpoint=path)
         base = locate(existing_base(recorded, run.path), root)
         return Source(spec, base.base, base.adapters, checkpoint=path)
     inner = locate(str(path), root)

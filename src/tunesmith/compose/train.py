@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import traceback
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tunesmith import __version__, platform, recipe as recipes
-from tunesmith.compose import artefacts, data, model
+from tunesmith.compose import artefacts, build, data, estimate, model
 from tunesmith.compose.display import Display
 from tunesmith.errors import ConfigError, TunesmithError
 from tunesmith.recipe.sections import Recipe
@@ -37,6 +38,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     platform.prepare(recipe.train.threads)
     origin = model.origin(recipe)  # a missing model is told before a directory is made
     data.check_sources(recipe)
+    check_reports(recipe)
     directory = RunDir.create(
         text or recipes.dump(recipe),
         recipe,
@@ -121,10 +123,21 @@ def _build(recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, 
     artefacts.write_report(directory, train_set, eval_set)
     display.line("data", artefacts.describe_data(train_set, eval_set))
     display.example(*artefacts.first_example(train_set), stage.template.tokenizer.decode)
-    run = model.build_run(recipe, origin, directory, stage, (train_set, eval_set), display)
+    if not resuming:
+        dtype = platform.choose_dtype(recipe.train.dtype)
+        need = estimate.check_fits(recipe, origin, dtype, train_set)
+        directory.update(estimated_memory_gb=round(need.total, 3))
+    run = build.build_run(recipe, origin, directory, stage, (train_set, eval_set), display)
     if saved is not None:
         run.restore(saved)
     return run
+
+
+def check_reports(recipe: Recipe) -> None:
+    """Refuses an unknown reporter before any work."""
+    from tunesmith.training import report
+
+    report.check(recipe.log.report_to)
 
 
 def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:
@@ -176,20 +189,24 @@ def _graceful_stop(run: Any) -> Iterator[None]:
 
 
 def _finish(run: Any, origin: Any, display: Display) -> None:
-    """Writes final/ and plots when all steps are done; else records the stop."""
+    """Writes curves, and final/ when all steps are done; else records the stop."""
+    from tunesmith.training import checkpoint, plot
+
     directory = run.directory
+    plot.write(directory.metrics(), directory.path, directory.id)
+    for reporter in run.reporters:
+        reporter.close()
+    facts = {"step": run.step, "total_steps": run.total_steps, "peak_memory_gb": peak_memory_gb()}
     if run.step < run.total_steps:
         code = EXIT_OF_SIGNAL[run.stop_signal]
-        directory.update(state="stopped", exit_code=code, step=run.step)
+        directory.update(state="stopped", exit_code=code, **facts)
         display.done({"state": "stopped", "step": run.step, "path": directory.path})
         return
     best = run.best if run.recipe.eval.load_best_model_at_end else None
     if best is not None and best.saved:
-        from tunesmith.training import checkpoint
-
         run.restore_weights(checkpoint.open_step(directory.path, best.step))
     artefacts.write_final(run, origin)
-    directory.update(state="done", exit_code=0, step=run.step, total_steps=run.total_steps)
+    directory.update(state="done", exit_code=0, final=best.step if best else run.step, **facts)
     display.done(
         {
             "state": "done",
@@ -200,3 +217,12 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
             "best_step": best.step if best else None,
         }
     )
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has held: of the device if it has its own, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.loading_report import LoadStateDictInfo
+from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.errors import ConfigError, EnvironmentFault
 from tunesmith.recipe.sections import ModelConfig
@@ -62,6 +63,7 @@ def load(
         EnvironmentFault: E201–E207; see docs/errors.md.
         ConfigError: C176, neither a path nor a config, or a config without tokenizer.
     """
+    disable_progress_bar()  # a run says what it does itself
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if model.config is not None:
         return _fresh(model, dtype, device, seed, vocab_size)
@@ -83,6 +85,23 @@ def load(
     tokenizer = tokenizer_dir(model) if model.tokenizer else directory
     hf = hf.to(device)
     return LoadedModel(hf, tokenizer, describe(hf), directory, revision)
+
+
+def skeleton(model: ModelConfig) -> PreTrainedModel:
+    """The model on the meta device: all shapes, no memory, no weights read.
+
+    Raises:
+        EnvironmentFault: E201–E207, as `load`.
+    """
+    if model.config is not None:
+        fields = dict(model.config)
+        fields.setdefault("vocab_size", _vocabulary(tokenizer_dir(model)))
+        config = _config(fields, model.rope_scaling, "model.config")
+    else:
+        directory, _ = resolve(str(model.path), model.revision, model.cache_dir)
+        config = read_config(directory, model.rope_scaling)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def tokenizer_dir(model: ModelConfig) -> Path:

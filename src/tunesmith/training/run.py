@@ -51,6 +51,8 @@ class TrainingRun:
     base_hash: str
     report: Callable[[dict[str, Any]], None]
     """Observes each metrics line (terminal, tensorboard …)."""
+    reporters: list[Any]
+    """To be closed when the run ends."""
     sample: Callable[[int], None] | None = None
     """Writes sampled answers of a step, at evaluations."""
     generator: Generator | None = None
