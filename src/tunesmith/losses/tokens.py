@@ -10,6 +10,10 @@ The gradient with respect to the hidden states is formed while a chunk's logits 
 upstream gradient of 1 per position. log p_s depends on h_s alone, so the backward pass is one
 product per row and exact for any upstream gradient: logits are computed once. (Liger Kernel,
 arXiv:2410.10989, section 3.3, does the same for a mean loss; this one serves weighted tokens.)
+
+The gradient of a trained head mixes positions, so it needs the upstream gradient. A caller whose
+loss is Σ c·w_s·log p_s with any constant c says the w_s beforehand; it is then formed in the same
+pass, and scaled by c in the backward pass. Any other upstream gradient recomputes the logits.
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 2**20
-"""A chunk of float32 logits is at most this large."""
+from tunesmith.losses.products import linear
+
+CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+"""Size of a chunk of float32 logits: it should stay in the last cache of a CPU, and below the size
+from which glibc returns freed memory to the system at once."""
 
 
 class Head(NamedTuple):
@@ -30,6 +37,13 @@ class Head(NamedTuple):
     bias_V: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+
+
+class _Options(NamedTuple):
+    chunk: int
+    scale: float
+    softcap: float | None
+    weights_S: Tensor | None
 
 
 def chunked_logprobs(
@@ -51,96 +65,156 @@ def chunked_logprobs(
     Returns:
         logprobs_S in float32 (float64 for float64 input) and correct_S, bool.
     """
-    return head_logprobs(hidden_SD, Head(weight_VD, bias_V), targets_S, chunk)
+    return head_logprobs(hidden_SD, Head(weight_VD, bias_V), targets_S, chunk=chunk)
 
 
 def head_logprobs(
-    hidden_SD: Tensor, head: Head, targets_S: Tensor, chunk: int | None = None
+    hidden_SD: Tensor,
+    head: Head,
+    targets_S: Tensor,
+    *,
+    weights_S: Tensor | None = None,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `chunked_logprobs`, for heads that scale or soft-cap their logits."""
+    """As `chunked_logprobs`, for any head.
+
+    Args:
+        hidden_SD: Hidden states, shape (S, D).
+        head: The output head.
+        targets_S: int64 token ids, shape (S,).
+        weights_S: Likely upstream gradient up to a constant factor: a trained head then costs one
+            product less. A guess that turns out wrong costs two more, never exactness.
+        chunk: Rows at a time.
+    """
     if chunk is None:
-        chunk = max(1, CHUNK_BYTES // (4 * head.weight_VD.shape[0]))
-    return _HeadLogprobs.apply(
-        hidden_SD, head.weight_VD, head.bias_V, targets_S, (chunk, head.scale, head.softcap)
-    )
+        size = CHUNK_BYTES.get(hidden_SD.device.type, CHUNK_BYTES["cuda"])
+        chunk = max(16, size // (4 * head.weight_VD.shape[0]) // 16 * 16)
+    options = _Options(chunk, head.scale, head.softcap, weights_S)
+    return _HeadLogprobs.apply(hidden_SD, head.weight_VD, head.bias_V, targets_S, options)
 
 
 class _HeadLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_SD, weight_VD, bias_V, targets_S, options):
-        chunk, scale, softcap = options
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        wide = torch.promote_types(hidden_SD.dtype, torch.float32)
+        trained = needs_weight or needs_bias
+        guess_S = options.weights_S if trained else None
         cast_VD = weight_VD.detach().to(hidden_SD.dtype)
+        wide = torch.promote_types(hidden_SD.dtype, torch.float32)
         logprobs_S = hidden_SD.new_empty(len(hidden_SD), dtype=wide)
         correct_S = torch.empty_like(targets_S, dtype=torch.bool)
         slope_SD = torch.empty_like(hidden_SD) if needs_hidden else None
-        for start in range(0, len(hidden_SD), chunk):
-            rows = slice(start, start + chunk)
+        sums = None if guess_S is None else _zeros(weight_VD, bias_V, wide)
+        for start in range(0, len(hidden_SD), options.chunk):
+            rows = slice(start, start + options.chunk)
             target_C1 = targets_S[rows, None]
-            logits_CV = _logits(hidden_SD[rows], cast_VD, bias_V, scale, softcap, wide)
-            logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
-            picked_C1 = logprobs_CV.gather(1, target_C1)
-            logprobs_S[rows] = picked_C1[:, 0]
-            correct_S[rows] = logprobs_CV.argmax(-1) == target_C1[:, 0]
+            logits_CV = _logits(hidden_SD[rows], cast_VD, bias_V, options)
+            logprobs_S[rows], correct_S[rows], p_CV = _softmax(logits_CV, target_C1, options)
+            if slope_SD is None and sums is None:
+                continue
+            dz_CV = _slope(p_CV, logits_CV, target_C1, options)
             if slope_SD is not None:
-                dz_CV = _slope(logprobs_CV, logits_CV, target_C1, scale, softcap)
-                torch.mm(dz_CV.to(cast_VD.dtype), cast_VD, out=slope_SD[rows])
-        ctx.options = options
-        ctx.save_for_backward(
-            slope_SD,
-            *((hidden_SD, weight_VD, bias_V, targets_S) if needs_weight or needs_bias else ()),
-        )
+                slope_SD[rows] = linear(dz_CV.to(cast_VD.dtype), cast_VD.t())
+            if sums is not None:
+                _add_outer(sums, dz_CV, hidden_SD[rows], guess_S[rows])
+        ctx.options, ctx.sums = options, sums
+        ctx.save_for_backward(slope_SD, *((hidden_SD, weight_VD, bias_V, targets_S) * trained))
         ctx.mark_non_differentiable(correct_S)
         return logprobs_S, correct_S
 
     @staticmethod
     def backward(ctx: Any, grad_S, _):
         slope_SD, *rest = ctx.saved_tensors
-        grad_hidden = None
+        grad_hidden = grad_weight = grad_bias = None
         if slope_SD is not None:
-            grad_hidden = slope_SD * grad_S[:, None].to(slope_SD.dtype)
-        grad_weight, grad_bias = _head_gradients(ctx, grad_S, *rest) if rest else (None, None)
+            # The slope is that of −log p (see `_slope`), hence the sign.
+            grad_hidden = slope_SD * grad_S[:, None].neg().to(slope_SD.dtype)
+        if rest:
+            factor = None if ctx.sums is None else _factor(grad_S, ctx.options.weights_S)
+            if factor is None:
+                grads = _recomputed(ctx.options, grad_S, *rest)
+            else:
+                grads = [None if total is None else total.mul_(-factor) for total in ctx.sums]
+            grad_weight = grads[0].to(rest[1].dtype)
+            grad_bias = None if grads[1] is None else grads[1].to(rest[2].dtype)
+            ctx.sums = None
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
-def _logits(hidden_CD, weight_VD, bias_V, scale, softcap, wide) -> Tensor:
-    logits_CV = torch.mm(hidden_CD, weight_VD.t()).to(wide)
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options) -> Tensor:
+    """Logits of a chunk in float32 or wider, shape (C, V)."""
+    wide = torch.promote_types(hidden_CD.dtype, torch.float32)
+    logits_CV = linear(hidden_CD, weight_VD).to(wide)
     if bias_V is not None:
         logits_CV += bias_V.detach()
-    if scale != 1.0:
-        logits_CV *= scale
-    if softcap is not None:
-        logits_CV.div_(softcap).tanh_().mul_(softcap)
+    if options.scale != 1.0:
+        logits_CV *= options.scale
+    if options.softcap is not None:
+        logits_CV.div_(options.softcap).tanh_().mul_(options.softcap)
     return logits_CV
 
 
-def _slope(logprobs_CV, logits_CV, target_C1, scale, softcap) -> Tensor:
-    """∂ log p / ∂ (h Wᵀ + b): `[v = t] − p_v`, through soft cap and scale. Overwrites logprobs."""
-    dz_CV = logprobs_CV.exp_().neg_()
-    dz_CV.scatter_add_(1, target_C1, torch.ones_like(target_C1, dtype=dz_CV.dtype))
-    if softcap is not None:
-        dz_CV *= 1 - (logits_CV / softcap) ** 2
-    return dz_CV.mul_(scale) if scale != 1.0 else dz_CV
+def _softmax(logits_CV: Tensor, target_C1: Tensor, options) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of the target, whether it is the likeliest, and all probabilities.
+
+    log p comes from the logits and their log-sum-exp, so it is exact where p underflows. The
+    probabilities overwrite the logits, unless a soft cap needs these once more.
+    """
+    highest_C1 = logits_CV.amax(dim=-1, keepdim=True)
+    picked_C1 = logits_CV.gather(1, target_C1)
+    if options.softcap is None:
+        p_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
+    else:
+        p_CV = torch.softmax(logits_CV, dim=-1)
+    # The likeliest token has p = exp(0) / Σ exp(z − highest): its logarithm is the missing sum.
+    log_sum_C1 = highest_C1 - p_CV.amax(dim=-1, keepdim=True).log_()
+    return (picked_C1 - log_sum_C1)[:, 0], (picked_C1 >= highest_C1)[:, 0], p_CV
 
 
-def _head_gradients(ctx: Any, grad_S, hidden_SD, weight_VD, bias_V, targets_S):
-    """Gradients of a trained head: the logits of each chunk are computed again, then discarded."""
-    chunk, scale, softcap = ctx.options
-    wide = grad_S.dtype
+def _slope(p_CV: Tensor, logits_CV: Tensor, target_C1: Tensor, options) -> Tensor:
+    """∂ (−log p) / ∂ (h Wᵀ + b) = p_v − [v = t], through soft cap and scale. Overwrites `p_CV`."""
+    p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))
+    if options.softcap is not None:
+        p_CV *= 1 - (logits_CV / options.softcap) ** 2
+    return p_CV.mul_(options.scale) if options.scale != 1.0 else p_CV
+
+
+def _zeros(weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype):
+    """Where the gradients of the head are summed."""
+    zeros = torch.zeros_like(weight_VD, dtype=dtype)
+    return zeros, None if bias_V is None else torch.zeros_like(bias_V, dtype=dtype)
+
+
+def _add_outer(sums, dz_CV: Tensor, hidden_CD: Tensor, grad_C: Tensor) -> None:
+    """sums += Σ grad_c · dz_c ⊗ h_c. Overwrites `dz_CV`."""
+    weight_VD, bias_V = sums
+    dz_CV *= grad_C[:, None]
+    if bias_V is not None:
+        bias_V += dz_CV.sum(0)
+    if hidden_CD.dtype == dz_CV.dtype:
+        weight_VD.addmm_(dz_CV.t(), hidden_CD)
+    else:
+        weight_VD += torch.mm(dz_CV.to(hidden_CD.dtype).t(), hidden_CD)
+
+
+def _factor(grad_S: Tensor, weights_S: Tensor) -> Tensor | None:
+    """c if grad_S = c · weights_S to rounding, else None."""
+    weights_S = weights_S.to(grad_S.dtype)
+    factor = torch.dot(grad_S, weights_S) / torch.dot(weights_S, weights_S)
+    off = (grad_S - factor * weights_S).abs().max()
+    close = off <= 4 * torch.finfo(grad_S.dtype).eps * (factor * weights_S).abs().max()
+    return factor if bool(close) else None
+
+
+def _recomputed(options, grad_S, hidden_SD, weight_VD, bias_V, targets_S):
+    """Gradients of a trained head for any upstream gradient: logits again, chunk by chunk."""
     cast_VD = weight_VD.detach().to(hidden_SD.dtype)
-    grad_VD = torch.zeros_like(weight_VD, dtype=wide)
-    grad_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=wide)
-    for start in range(0, len(hidden_SD), chunk):
-        rows = slice(start, start + chunk)
-        logits_CV = _logits(hidden_SD[rows], cast_VD, bias_V, scale, softcap, wide)
-        logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
-        dz_CV = _slope(logprobs_CV, logits_CV, targets_S[rows, None], scale, softcap)
-        dz_CV *= grad_S[rows, None]
-        if hidden_SD.dtype == wide:
-            grad_VD.addmm_(dz_CV.t(), hidden_SD[rows])
-        else:
-            grad_VD += torch.mm(dz_CV.to(hidden_SD.dtype).t(), hidden_SD[rows])
-        if grad_V is not None:
-            grad_V += dz_CV.sum(0)
-    return grad_VD.to(weight_VD.dtype), None if grad_V is None else grad_V.to(bias_V.dtype)
+    sums = _zeros(weight_VD, bias_V, grad_S.dtype)
+    for start in range(0, len(hidden_SD), options.chunk):
+        rows = slice(start, start + options.chunk)
+        target_C1 = targets_S[rows, None]
+        logits_CV = _logits(hidden_SD[rows], cast_VD, bias_V, options)
+        p_CV = _softmax(logits_CV, target_C1, options)[2]
+        dz_CV = _slope(p_CV, logits_CV, target_C1, options)
+        _add_outer(sums, dz_CV, hidden_SD[rows], -grad_S[rows])
+    return sums

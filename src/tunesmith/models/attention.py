@@ -19,15 +19,32 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
 from tunesmith.errors import ConfigError
+from tunesmith.models.segmented import SegmentedAttention, Shape, blocks
 from tunesmith.types import Segments
 
 NAME = "tunesmith"
 
 
-class Plan:
-    """How one batch is cut for attention: made once, used by every layer."""
+class Rule(NamedTuple):
+    """What a family asks of its attention scores."""
 
-    def __init__(self, segments: Segments, device: torch.device, tokens: int):
+    scale: float
+    dropout: float = 0.0
+    softcap: float | None = None
+    window: int | None = None
+
+
+class Plan:
+    """How one packed row is cut for attention: made once a batch, used by every layer.
+
+    Args:
+        segments: The segments, end to end from position 0.
+        tokens: Length of the row.
+        device: Where it is computed.
+        kind: `auto`, `flash`, `flex`, `sdpa` or `eager`.
+    """
+
+    def __init__(self, segments: Segments, tokens: int, device: torch.device, kind: str = "auto"):
         if (segments.parent_G >= 0).any() or (segments.context_G > 0).any():
             raise ConfigError(
                 "C179",
@@ -35,25 +52,47 @@ class Plan:
                 why="a segment's parent must be -1 and its context 0",
                 fix="lay every example out as a segment of its own",
             )
-        bounds = zip(segments.start_G.tolist(), segments.length_G.tolist(), strict=True)
-        self.bounds = [(start, start + length) for start, length in bounds]
+        pairs = zip(segments.start_G.tolist(), segments.length_G.tolist(), strict=True)
+        self.bounds = [(start, start + length) for start, length in pairs]
         end = self.bounds[-1][1] if self.bounds else 0
         if end < tokens:
             self.bounds.append((end, tokens))  # padding attends to itself, and nobody looks
-        self.longest = int(segments.length_G.max(initial=0))
-        self.device = device
+        self.longest = max(stop - start for start, stop in self.bounds)
+        self.kind, self.device = kind, device
+        self._blocks: dict[int | None, Any] = {}
+        self._ends: Tensor | None = None
+
+    def blocks(self, window: int | None) -> list[Any]:
+        """Blocks of queries for the CPU kernel."""
+        if window not in self._blocks:
+            self._blocks[window] = blocks(self.bounds, window)
+        return self._blocks[window]
+
+    def ends(self) -> Tensor:
+        """Cumulative lengths as flash attention wants them: int32, one more than segments."""
+        if self._ends is None:
+            ends = [0, *(stop for _, stop in self.bounds)]
+            self._ends = torch.tensor(ends, dtype=torch.int32, device=self.device)
+        return self._ends
 
 
 def install(hf: PreTrainedModel, kind: str) -> list[str]:
     """Makes `hf` attend through us; returns what there is to say about it.
 
     Args:
-        hf: A model whose family uses the attention interface; others are left alone.
-        kind: `auto`, `flash`, `flex`, `sdpa` or `eager` (`model.attention` of the recipe).
+        hf: A model whose family uses the attention interface.
+        kind: `model.attention` of the recipe.
+
+    Raises:
+        ConfigError: C177, flash or flex attention without a CUDA device.
     """
-    if kind == "eager":
-        hf.set_attn_implementation("eager")
-        return []
+    if kind in ("flash", "flex") and hf.device.type != "cuda":
+        raise ConfigError(
+            "C177",
+            f"{kind} attention needs a CUDA device, this model is on {hf.device.type}",
+            where="model.attention",
+            fix="model.attention=auto",
+        )
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     hf.set_attn_implementation(NAME)
@@ -71,6 +110,47 @@ def carry(plan: Plan) -> Tensor:
     return mask
 
 
+def carried(mask: Any) -> Plan | None:
+    """The plan on a mask, if there is one."""
+    return None if mask is None else mask.__dict__.get("tunesmith_plan")
+
+
+def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, layers: int):
+    """Causal attention within each segment of one row.
+
+    Args:
+        q_THE: Queries, shape (T, H, E).
+        k_TKE: Keys, shape (T, K, E); query head h looks at key head h·K // H.
+        v_TKE: Values, likewise; their width may differ from the keys'.
+        plan: The row's segments.
+        rule: Scale, dropout, soft cap and window.
+        layers: How many layers will hold memory for the backward pass.
+
+    Returns:
+        The output, shape (T, H, E of the values).
+    """
+    if rule.window is not None and plan.longest <= rule.window:
+        rule = rule._replace(window=None)
+    plain = not rule.dropout and rule.softcap is None
+    if plan.kind == "flex" and plain:
+        return _flex(q_THE, k_TKE, v_TKE, plan, rule)
+    if plan.kind in ("auto", "flash") and plain and _has_flash(q_THE, v_TKE):
+        return _varlen(q_THE, k_TKE, v_TKE, plan, rule)
+    if plan.kind == "auto" and plain and _has_blocks(q_THE, v_TKE):
+        shape = Shape(plan.blocks(rule.window), rule.scale, rule.window, layers)
+        return SegmentedAttention.apply(q_THE, k_TKE, v_TKE, shape)
+    step_by_step = plan.kind == "eager" or rule.softcap is not None
+    pieces = []
+    for start, stop in plan.bounds:
+        q, k, v = (t[None, start:stop].transpose(1, 2) for t in (q_THE, k_TKE, v_TKE))
+        mask = None
+        if rule.window is not None and stop - start > rule.window:
+            mask = _window(stop - start, rule.window, q.device)
+        piece = _explicit(q, k, v, mask, rule) if step_by_step else _sdpa(q, k, v, mask, rule)
+        pieces.append(piece[0].transpose(0, 1))
+    return torch.cat(pieces)
+
+
 def _attend(
     module: nn.Module,
     query_BHTE: Tensor,
@@ -80,48 +160,68 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The function transformers calls; returns the output as (B, T, H, E)."""
-    plan = None if attention_mask is None else attention_mask.__dict__.get("tunesmith_plan")
+    plan = carried(attention_mask)
     softcap = options.pop("softcap", None)
     if plan is None and softcap is None:
         return sdpa_attention_forward(
             module, query_BHTE, key_BKTE, value_BKTE, attention_mask, **options
         )
     scale = options.get("scaling") or query_BHTE.shape[-1] ** -0.5
-    rule = Rule(scale, options.get("dropout") or 0.0, softcap)
+    rule = Rule(scale, options.get("dropout") or 0.0, softcap, options.get("sliding_window"))
     if plan is None:
         output = _explicit(query_BHTE, key_BKTE, value_BKTE, attention_mask, rule)
         return output.transpose(1, 2), None
-    window = options.get("sliding_window")
-    pieces = []
-    for start, stop in plan.bounds:
-        q, k, v = (t[:, :, start:stop] for t in (query_BHTE, key_BKTE, value_BKTE))
-        mask = None
-        if softcap is not None or (window is not None and stop - start > window):
-            mask = _window(stop - start, window or stop - start, q.device)
-        piece = _sdpa(q, k, v, mask, rule) if softcap is None else _explicit(q, k, v, mask, rule)
-        pieces.append(piece)
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    rows = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
+    layers = module.config.get_text_config().num_hidden_layers
+    return attend(*rows, plan, rule, layers)[None], None
 
 
-class Rule(NamedTuple):
-    """What a family asks of its attention scores."""
+def _has_flash(q_THE: Tensor, v_TKE: Tensor) -> bool:
+    half = q_THE.dtype in (torch.bfloat16, torch.float16)
+    return half and q_THE.is_cuda and q_THE.shape[-1] == v_TKE.shape[-1] <= 256
 
-    scale: float
-    dropout: float = 0.0
-    softcap: float | None = None
+
+def _has_blocks(q_THE: Tensor, v_TKE: Tensor) -> bool:
+    wide = q_THE.dtype in (torch.float32, torch.float64)
+    return wide and q_THE.device.type == "cpu" and q_THE.shape[-1] == v_TKE.shape[-1]
+
+
+def _varlen(q_THE, k_TKE, v_TKE, plan: Plan, rule: Rule) -> Tensor:
+    """The flash attention that ships with torch, over segments of different lengths."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends, longest = plan.ends(), plan.longest
+    window = (-1 if rule.window is None else rule.window - 1, 0)
+    return varlen_attn(
+        q_THE, k_TKE, v_TKE, ends, ends, longest, longest,
+        scale=rule.scale, window_size=window, enable_gqa=q_THE.shape[1] != k_TKE.shape[1],
+    )  # fmt: skip
+
+
+def _flex(q_THE, k_TKE, v_TKE, plan: Plan, rule: Rule) -> Tensor:
+    """torch's compiled attention with the segments as a block mask."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    T = len(q_THE)
+    position_T = torch.arange(T, device=plan.device)
+    segment_T = torch.bucketize(position_T, plan.ends()[1:], right=True)
+    window = rule.window or T
+
+    def visible(_b, _h, i, j):
+        return (segment_T[i] == segment_T[j]) & (i >= j) & (i - j < window)
+
+    mask = create_block_mask(visible, None, None, T, T, device=str(plan.device))
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_THE, k_TKE, v_TKE))
+    compiled = torch.compile(flex_attention, dynamic=False)
+    output = compiled(q, k, v, block_mask=mask, scale=rule.scale, enable_gqa=True)
+    return output[0].transpose(0, 1)
 
 
 def _sdpa(q, k, v, mask: Tensor | None, rule: Rule) -> Tensor:
     return scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        dropout_p=rule.dropout,
-        is_causal=mask is None,
-        scale=rule.scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+        q, k, v, attn_mask=mask, dropout_p=rule.dropout, is_causal=mask is None,
+        scale=rule.scale, enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
 
 
 def _explicit(q, k, v, mask: Tensor | None, rule: Rule) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import ConfigError
 from tunesmith.losses.tokens import head_logprobs
-from tunesmith.models import attention as attention_module
+from tunesmith.models import attention as attention_module, kernels as kernels_module
 from tunesmith.models.heads import head_of
 from tunesmith.models.load import packable
 from tunesmith.types import Batch, TokenLogprobs
@@ -53,9 +53,11 @@ class LanguageModel(nn.Module):
         self.autocast = self.compute_dtype != hf.dtype
         """Set by tuners that train weights in another type than the products have."""
         self.packable = packable(hf.config)
+        self.attention = attention
         self.notes: list[str] = []
         if self.packable:
             self.notes += attention_module.install(hf, attention)
+            self.notes += kernels_module.install(hf, kernels, planned_tokens)
 
     def forward(self, batch: Batch, embed: Embed | None = None) -> TokenLogprobs:
         """Log-probabilities of the targets with weight ≠ 0, in batch order.
@@ -69,10 +71,13 @@ class LanguageModel(nn.Module):
         hidden_BTD = self.hidden(batch, embed)
         # The first token of a segment has weight 0, so the predecessor is in the same segment.
         hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, position_S - 1)
-        logprobs_S, correct_S = head_logprobs(hidden_SD, head_of(self.hf), ids[position_S].long())
+        weights_S = weights[position_S]
+        logprobs_S, correct_S = head_logprobs(
+            hidden_SD, head_of(self.hf), ids[position_S].long(), weights_S=weights_S
+        )
         starts_G = torch.as_tensor(batch.segments.start_G, device=position_S.device)
         segment_S = torch.searchsorted(starts_G.long(), position_S, right=True) - 1
-        return TokenLogprobs(logprobs_S, weights[position_S], segment_S, correct_S)
+        return TokenLogprobs(logprobs_S, weights_S, segment_S, correct_S)
 
     def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""
@@ -101,7 +106,7 @@ class LanguageModel(nn.Module):
         rows_G = np.asarray(batch.segments.start_G) // T
         one_a_row = len(np.unique(rows_G)) == len(rows_G)
         if self.packable and B == 1:
-            plan = attention_module.Plan(batch.segments, device, T)
+            plan = attention_module.Plan(batch.segments, T, device, self.attention)
             return {"attention_mask": attention_module.carry(plan)}
         if not one_a_row:
             raise ConfigError(
