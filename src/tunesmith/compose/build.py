@@ -90,7 +90,11 @@ def build_run(
     tuner = tuners.build(recipe.tuner)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
-    for note in language_model.notes:
+    where = f"{backend.device} ({resolved['threads']} threads)"
+    display.line(
+        "model", f"{origin.describe()}  {load.describe(hf)}  {resolved['dtype']} on {where}"
+    )
+    for note in [*stage.template.notes, *language_model.notes]:
         display.line("note", note)
     padded = not (load.packable(hf.config) and tuner.packable)
     ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}

@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__, platform, recipe as recipes
@@ -109,28 +110,45 @@ def _build(recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, 
     checkpoint.clean(directory.path)
     saved = None
     if resuming:
-        skipped = lambda path, why: display.line("resume", f"skipped {path.name}: {why}")
+
+        def skipped(path: Path, why: str) -> None:
+            display.line("resume", f"skipped {path.name}: {why}")
+            directory.append_event("checkpoint skipped", name=path.name, why=why)
+
         saved = checkpoint.newest(directory.path, on_skip=skipped)
         where = f"step {saved.step}" if saved else "the beginning (no valid checkpoint)"
         display.line("resume", f"from {where}")
         directory.truncate_metrics(saved.step if saved else -1)
+        checkpoint.discard_after(directory.path, saved.step if saved else -1)
     recipe = fit_context(recipe, origin, display)
     factory = data.encoder_factory(recipe, origin.tokenizer_dir)
     stage = factory.build()
     stage.check(recipe)
-    display.line("model", origin.describe())
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
     artefacts.write_report(directory, train_set, eval_set)
     display.line("data", artefacts.describe_data(train_set, eval_set))
     display.example(*artefacts.first_example(train_set), stage.template.tokenizer.decode)
-    if not resuming:
-        dtype = platform.choose_dtype(recipe.train.dtype)
-        need = estimate.check_fits(recipe, origin, dtype, train_set)
-        directory.update(estimated_memory_gb=round(need.total, 3))
+    dtype = platform.choose_dtype(recipe.train.dtype)
+    need = estimate.check_fits(recipe, origin, dtype, train_set)
+    directory.update(estimated_memory_gb=round(need.total, 3))
     run = build.build_run(recipe, origin, directory, stage, (train_set, eval_set), display)
+    checkpoint.check_space(directory.path, run.trainable().values())
+    display.line("plan", describe_plan(run, need.total))
     if saved is not None:
         run.restore(saved)
     return run
+
+
+def describe_plan(run: Any, gigabytes: float) -> str:
+    """`20 steps × 16 sequences · eval every 50 · about 0.9 GB`."""
+    train = run.recipe.train
+    size = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    what = "bins" if run.recipe.data.packing == "pack" else "sequences"
+    parts = [f"{run.total_steps:,} steps × {size * run.parallel.world} {what}"]
+    if run.eval_loader is not None:
+        every = run.recipe.eval.steps
+        parts.append("eval each epoch" if every == "epoch" else f"eval every {every}")
+    return " · ".join([*parts, f"about {gigabytes:.1f} GB"])
 
 
 def check_reports(recipe: Recipe) -> None:
