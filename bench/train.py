@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save", default="", help="name of a report in bench/results/")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.steps, options.warmup = 2, 8, 2
+        options.rounds, options.steps, options.warmup = min(options.rounds, 2), 8, 2
     options.cases = options.cases or (CASES[0] if options.quick else ",".join(CASES))
     return options
 

@@ -35,7 +35,9 @@ def write_model(path: Path, size: str) -> None:
     """Writes config, random float32 weights and tokenizer of one size to `path`."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=True,
