@@ -63,8 +63,10 @@ class Engine:
         self.tokenizer = tokenizer
         self.context = context_length(self.hf.config)
         self.max_rows = max_rows if packable(self.hf.config) else 1
-        self.caches = self.hf._supports_default_dynamic_cache()
         self.accepts = inspect.signature(self.hf.forward).parameters.keys()
+        names = ("past_key_values", "cache_params")
+        self.cache_name = next((name for name in names if name in self.accepts), None)
+        self.caches = self.cache_name is not None and self.hf._supports_default_dynamic_cache()
         self.waiting: list[Request] = []
         self.cohorts: list[Cohort] = []
         self.cancelled: list[str] = []
@@ -164,9 +166,10 @@ class Engine:
         device = self.hf.device
         inputs: dict[str, Any] = {
             "input_ids": ids_BT.to(device),
-            "attention_mask": cohort.mask_BT.to(device),
+            # layers with a state read a mask as long as the cache amiss, and need none unpadded
+            "attention_mask": None if cohort.mask_BT.all() else cohort.mask_BT.to(device),
             "position_ids": positions_BT.to(device),
-            "past_key_values": cohort.cache,
+            str(self.cache_name): cohort.cache,
             "use_cache": cohort.cache is not None,
             "logits_to_keep": 1,
         }
