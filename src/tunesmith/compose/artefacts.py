@@ -29,7 +29,7 @@ def describe_data(train_set: Any, eval_set: Any) -> str:
     report = train_set.report
     text = (
         f"{len(train_set):,} rows → {tokens:,} tokens, {share:.0f}% trained"
-        f" · {report['truncated']:,} truncated · {len(report['skipped']):,} left out"
+        f" · {report['truncated']:,} tokens cut · {len(report['skipped']):,} left out"
     )
     if eval_set is not None:
         text += f" · {len(eval_set):,} for evaluation"

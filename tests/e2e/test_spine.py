@@ -1,0 +1,158 @@
+"""The spine on real input: a recipe fine-tunes a real model on real data, resumes, merges, talks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tunesmith.cli.main import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tunesmith(*words: str) -> None:
+    """Runs a command line in this process; it must succeed."""
+    assert main(list(words)) == 0
+
+
+def metrics(name: str) -> list[dict]:
+    lines = Path("runs", name, "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("file", "rows"),
+    [
+        ("instruct/alpaca_data.json", 400),
+        ("instruct/llms_tool/finetune/example", None),
+        ("instruct/misc/dev1K.json", 200),
+    ],
+)
+def test_sft_falls_resumes_merges_and_talks(here, shared_data, capsys, monkeypatch, file, rows):
+    model = shared_data / "models" / "stories260K" / "hf"
+    source = {"path": str(shared_data / file)} | ({"max_samples": rows} if rows else {})
+    recipe = {
+        "model": str(model),
+        "data": {"train": [source], "on_bad_row": "skip", "max_length": 256, "num_proc": 1},
+        "train": {"max_steps": 12, "save_steps": 6, "dtype": "float32", "logging_steps": 3},
+        "optim": {"learning_rate": 3e-3},
+        "output": {"name": "spine"},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    tunesmith("train", "recipe.yaml")
+    losses = [line["loss"] for line in metrics("spine") if "loss" in line]
+    assert losses[-1] < losses[0]
+    saved = Path("runs/spine/checkpoints/step-12")
+    assert saved.is_dir()
+    tunesmith("merge", "last", "-o", "merged")
+    assert Path("merged/config.json").is_file()
+    capsys.readouterr()
+    tunesmith("generate", "merged", "-p", "Once upon a time", "--max-tokens", "8")
+    merged = capsys.readouterr().out
+    tunesmith("generate", "last", "-p", "Once upon a time", "--max-tokens", "8")
+    assert capsys.readouterr().out == merged != ""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\nclear\nexit\n"))
+    tunesmith("chat", "last", "--max-tokens", "8")
+    assert "History has been removed." in capsys.readouterr().out
+
+
+def test_continued_pretraining_lowers_perplexity(here, shared_data):
+    tunesmith(
+        "train",
+        f"model={shared_data / 'models/babyllama105/hf'}",
+        "stage=pretrain",
+        "tuner=full",
+        f"data.train={shared_data / 'text/tinyshakespeare/input.txt'}",
+        "data.eval.count=200",
+        "data.max_length=128",
+        "train.max_steps=15",
+        "train.dtype=float32",
+        "optim.learning_rate=1e-3",
+        "output.name=shakespeare",
+    )
+    perplexity = [m["eval_perplexity"] for m in metrics("shakespeare") if "eval_perplexity" in m]
+    assert perplexity[-1] < 0.8 * perplexity[0]
+
+
+def test_sigterm_saves_and_exits_143_then_resumes(here, tiny_model):
+    Path("rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) + "\n" for i in range(64))
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "tunesmith.cli.main",
+        "train",
+        f"model={tiny_model}",
+        "data.train=rows.jsonl",
+        "train.num_train_epochs=400",
+        "train.logging_steps=1",
+        "train.dtype=float32",
+        "output.name=long",
+    ]
+    process = subprocess.Popen(words, env=os.environ, stderr=subprocess.PIPE, text=True)
+    log = Path("runs/long/metrics.jsonl")
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "tunesmith resume long" in errors
+    info = json.loads(Path("runs/long/run.json").read_text())
+    assert info["state"] == "stopped"
+    steps = info["step"]
+    assert Path(f"runs/long/checkpoints/step-{steps}").is_dir()
+
+
+def test_best_checkpoint_becomes_final_and_samples_are_written(here, tiny_model):
+    Path("rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) + "\n" for i in range(32))
+    )
+    tunesmith(
+        "train",
+        f"model={tiny_model}",
+        "tuner=full",
+        "data.train=rows.jsonl",
+        "data.eval.count=8",
+        "train.max_steps=6",
+        "train.dtype=float32",
+        "optim.learning_rate=0.05",
+        "eval.steps=1",
+        "eval.generate=2",
+        "eval.load_best_model_at_end=true",
+        "output.name=best",
+    )
+    evals = {m["step"]: m["eval_loss"] for m in metrics("best") if "eval_loss" in m}
+    del evals[0]
+    info = json.loads(Path("runs/best/run.json").read_text())
+    assert info["final"] == min(evals, key=evals.get)
+    lines = [json.loads(x) for x in Path("runs/best/samples.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == set(range(7))
+    assert {"prompt", "answer", "reference"} <= set(lines[0])
+
+
+def test_a_run_stacks_on_an_adapter_run(here, tiny_model):
+    Path("rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) + "\n" for i in range(32))
+    )
+    common = ["data.train=rows.jsonl", "train.max_steps=4", "train.dtype=float32"]
+    tunesmith("train", f"model={tiny_model}", *common, "output.name=first")
+    tunesmith("train", "model=run:first", *common, "output.name=second")
+    first = [m["loss"] for m in metrics("first") if "loss" in m]
+    second = [m["loss"] for m in metrics("second") if "loss" in m]
+    assert second[0] < first[0]
+    tunesmith("merge", "second", "-o", "merged")
+    assert Path("merged/config.json").is_file()
