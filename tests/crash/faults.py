@@ -77,13 +77,19 @@ def record(target: Callable[[], Any], root: Path) -> list[Operation]:
     """The file operations below `root` that `target` makes, in order; it runs in a child."""
     log = root.parent / f"{root.name}.operations"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def note(index: int, operation: Operation, perform: Any) -> None:
-        _write(descriptor, f"{operation.name}\t{operation.path}\n".encode())
-
-    ended = run(target, lambda: install(root, note))
+    ended = run(target, lambda: install(root, lambda i, what, state: note(descriptor, what)))
     os.close(descriptor)
     assert ended.code == 0, ended.message
+    return recorded(log)
+
+
+def note(descriptor: int, operation: Operation) -> None:
+    """Writes an operation down, uncounted."""
+    _write(descriptor, f"{operation.name}\t{operation.path}\n".encode())
+
+
+def recorded(log: Path) -> list[Operation]:
+    """The operations that were written down."""
     return [Operation(*line.split("\t")) for line in log.read_text().splitlines()]
 
 

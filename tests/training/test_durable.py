@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import pairwise
 
 import pytest
 
@@ -33,6 +34,21 @@ def test_large_parts_go_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", lambda fd, data: sizes.append(len(data)) or write(fd, data))
     durable.write_file(tmp_path / "a", [b"y" * 150])
     assert sizes == [64, 64, 22]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [3, 0, 4], [9, 10, 11, 2], [10], [4, 4, 4, 4, 4, 4], [30, 1]]
+)
+def test_small_parts_are_joined_and_large_ones_are_not_copied(tmp_path, monkeypatch, sizes):
+    monkeypatch.setattr(durable, "SMALL", 10)
+    parts = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    joined = list(durable._joined(parts))
+    assert b"".join(joined) == b"".join(parts)
+    assert all(len(view) > 0 for view in joined)
+    assert all(any(view.obj is part for view in joined) for part in parts if len(part) >= 10)
+    assert all(len(a) + len(b) > 9 for a, b in pairwise(joined))
+    assert durable.write_file(tmp_path / "a", parts).size == sum(sizes)
+    assert (tmp_path / "a").read_bytes() == b"".join(parts)
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path):

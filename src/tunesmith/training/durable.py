@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 CHUNK = 16 * 1024 * 1024
 """Bytes handed to the kernel at a time."""
+SMALL = 1024 * 1024
+"""Parts of fewer bytes are joined: an adapter has thousands of tensors of a few kilobytes."""
 
 
 class Written(NamedTuple):
@@ -32,7 +34,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
 
     Args:
         path: Must not exist yet.
-        parts: Contents in order; one is held at a time.
+        parts: Contents in order; a large one is written from where it is, without a copy.
 
     Raises:
         OSError: no space, no permission, or the file is there already.
@@ -40,8 +42,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        for part in parts:
-            view = memoryview(part).cast("B")
+        for view in _joined(parts):
             digest.update(view)
             size += len(view)
             while view:
@@ -50,6 +51,22 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
     finally:
         os.close(descriptor)
     return Written(size, digest.hexdigest())
+
+
+def _joined(parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """The same bytes in the same order, small neighbours together."""
+    small = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        if small and (len(view) >= SMALL or len(small) >= SMALL):
+            yield memoryview(small)
+            small = bytearray()
+        if len(view) >= SMALL:
+            yield view
+        else:
+            small += view
+    if small:
+        yield memoryview(small)
 
 
 def hash_file(path: Path) -> Written:
