@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tunesmith.errors import DataError
 from tunesmith.templates.base import EncodedTurn
 from tunesmith.templates.tokenizer import Tokenizer
 from tunesmith.types import Conversation, Message
@@ -38,13 +39,28 @@ def fit(
         max_length: Tokens.
     """
     system, rounds = split_rounds(conversation.messages)
-    for first in range(len(rounds)):
+    low, high, best = 0, len(rounds) - 1, None
+    while low <= high:  # the fewer rounds, the fewer tokens: search for the first that fits
+        first = (low + high) // 2
         kept = tuple(message for r in rounds[first:] for message in r)
-        sequences = encode(Conversation(system + kept, conversation.tools))
-        if all(length(turns) <= max_length for turns in sequences):
-            return sequences
+        sequences = _tried(encode, Conversation(system + kept, conversation.tools))
+        if sequences and all(length(turns) <= max_length for turns in sequences):
+            best, high = sequences, first - 1
+        else:
+            low = first + 1
+    if best:
+        return best
     last = Conversation(system + rounds[-1], conversation.tools)
     return _fit_round(last, encode, tokenizer, max_length)
+
+
+def _tried(encode: Callable[[Conversation], Sequences], part: Conversation) -> Sequences:
+    """Sequences of a part of a conversation; none if nothing in it is trained, or the template
+    refuses it."""
+    try:
+        return encode(part)
+    except DataError:
+        return []
 
 
 def split_rounds(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], list]:
@@ -70,7 +86,9 @@ def _fit_round(
     """One round: cuts the user's text, then the answer."""
     margin = 0
     for _ in range(6):  # cutting shifts merges at the seam, so measure again
-        sequences = encode(conversation)
+        sequences = _tried(encode, conversation)
+        if not sequences:
+            return None
         turns = sequences[-1]
         answer = len(turns[-1].completion_ids)
         room = max_length - min(answer, max(max_length // 4, turns[-1].end_tokens + 1))

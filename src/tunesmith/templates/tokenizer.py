@@ -1,336 +1,346 @@
-"""A tokenizer from tokenizer.json: batched, picklable, and honest about special tokens.
+"""A tokenizer read from `tokenizer.json` and `tokenizer_config.json`, without transformers.
 
-Text is tokenised in segments, cut exactly where inference cuts a prompt from its completion. Where
-a segment begins matters: SentencePiece-like tokenizers put a space marker before the first word of
-a text. A segment at the start of a sequence, or after a special token, is encoded as the tokenizer
-itself would; after plain text it must not get that marker, so a *continuation* variant encodes it.
+Beside the tokenizer itself it keeps variants for text that does not begin a sequence, so that a
+chat tokenised in pieces gets the ids it would get as a whole, and for text in which the strings of
+special tokens are only text.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers.decoders import DecodeStream
+from tokenizers import AddedToken, Tokenizer as Rust
 
-from tunesmith.errors import EnvironmentFault
+from tunesmith.errors import DataError, EnvironmentFault
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+Place = Literal["start", "token", "text"]
+"""What precedes a text: nothing, an added token, or other text."""
 
-
-class Piece(NamedTuple):
-    """Text of a segment; only markup may contain special tokens."""
-
-    text: str
-    markup: bool
-
-
-class _Job(NamedTuple):
-    """One text for one variant; the first `drop` ids are context, not part of it."""
-
-    variant: str
-    text: str
-    drop: int = 0
+NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+_MORE = ("sep_token", "cls_token", "mask_token")
+_TAG = re.compile(r"</?(\w+)>")
 
 
 class Tokenizer:
-    """Wraps `tokenizers.Tokenizer`; never runs code that comes with a model.
+    """Text to ids and back. Immutable in effect, picklable (it is read anew from its folder).
 
-    Args:
-        path: Directory with tokenizer.json and, usually, tokenizer_config.json.
-
-    Raises:
-        EnvironmentFault: E201, there is no tokenizer.json; E208, it can't be read.
+    Attributes:
+        path: The folder it was read from.
+        bos_id, eos_id, pad_id, unk_id: Ids of the named tokens, None where there is none.
+        bos, eos: Their strings, empty where there is none.
+        special_ids: Ids of all special tokens.
+        added: String → id of every added token, special or not.
+        adds_bos: Whether plain text is encoded with a BOS in front.
+        chat_template: The model's own Jinja template, or None.
+        vocab_size: Largest id plus one.
+        hash: sha256 of tokenizer.json and of the settings that change ids.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
-        file = self.path / "tokenizer.json"
-        if not file.is_file():
-            raise EnvironmentFault(
-                "E201",
-                f"no tokenizer at {self.path}: tokenizer.json is missing",
-                where="model.tokenizer",
-                fix="give a directory with tokenizer.json, or convert the tokenizer first",
-            )
-        source = file.read_bytes()
-        try:
-            self.rust = RustTokenizer.from_str(source.decode("utf-8"))
-        except Exception as error:  # the Rust side raises bare Exception
-            raise EnvironmentFault(
-                "E208",
-                f"tokenizer.json can't be read: {error}",
-                where=str(file),
-                fix="fetch it again",
-            ) from None
-        self.rust.no_padding()
-        self.rust.no_truncation()
-        self.config = _read_json(self.path / "tokenizer_config.json")
-        added = self.rust.get_added_tokens_decoder()
-        self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._id_of = {token.content: i for i, token in added.items() if token.special}
-        self.special_pattern = _alternatives(self._id_of)
-        self.bos_id = self._named("bos_token")
-        self.eos_id = self._named("eos_token")
-        self.pad_id = self._named("pad_token")
-        self.unk_id = self._named("unk_token")
-        self.vocab_size = self.rust.get_vocab_size(with_added_tokens=True)
-        self.hash = hashlib.sha256(source).hexdigest()
-        self._source = source
+        data, self.config = _read(self.path)
+        self.rust = _parse(data, self.path)
+        names = [*NAMED, *_MORE]
+        named = {name: token for name in names if (token := _content(self.config.get(name)))}
+        _declare_special(self.rust, named, self.config)
+        self.added = {t.content: i for i, t in self.rust.get_added_tokens_decoder().items()}
+        flags = self.rust.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in flags.items() if token.special)
+        self.strips_after = frozenset(t.content for t in flags.values() if t.rstrip)
+        self.strips_before = frozenset(t.content for t in flags.values() if t.lstrip)
+        ids = {name: self.rust.token_to_id(token) for name, token in named.items()}
+        self.bos_id, self.eos_id = ids.get("bos_token"), ids.get("eos_token")
+        self.pad_id, self.unk_id = ids.get("pad_token"), ids.get("unk_token")
+        self.bos, self.eos = named.get("bos_token", ""), named.get("eos_token", "")
+        self.named = named
+        self.adds_bos = self._adds_bos()
+        self.chat_template = _chat_template(self.path, self.config)
+        self.vocab_size = max(self.rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        settings = json.dumps([sorted(named.items()), self.adds_bos], sort_keys=True)
+        self.hash = hashlib.sha256(data + settings.encode()).hexdigest()
+        self._spec: dict[str, Any] | None = None
+        self._variants: dict[Any, Rust] = {}
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Reads the tokenizer of a model folder.
+
+        Raises:
+            EnvironmentFault: E201, there is no readable tokenizer.json.
+        """
         return cls(path)
 
     def __reduce__(self):
         return Tokenizer, (self.path,)
 
-    # ------------------------------------------------------------ names of tokens
-
-    def token(self, name: str) -> str:
-        """Text of `bos_token`, `eos_token` …; empty if the tokenizer has none."""
-        value = self.config.get(name)
-        text = value.get("content") if isinstance(value, dict) else value
-        return text if isinstance(text, str) else ""
-
-    def special_id(self, text: str) -> int | None:
-        """Id of a special token by its text, or None."""
-        return self._id_of.get(text)
-
-    def _named(self, name: str) -> int | None:
-        text = self.token(name)
-        return self.rust.token_to_id(text) if text else None
-
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja template that came with the tokenizer."""
-        file = self.path / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        found = self.config.get("chat_template")
-        if isinstance(found, list):  # several by name: the default one
-            named = {entry["name"]: entry["template"] for entry in found}
-            return named.get("default") or next(iter(named.values()), None)
-        return found
-
-    # ------------------------------------------------------------ encoding
-
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a text at the start of a sequence, special tokens recognised, none added."""
+        """Ids of a text; strings of special tokens in it become those tokens; no BOS is added."""
         return self.rust.encode(text, add_special_tokens=False).ids
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of plain documents: BOS where the tokenizer adds one, no EOS, and nothing in the text
-        becomes a special token."""
-        plain = self._variant("plain")
-        lead = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
-        encoded = plain.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [lead + encoding.ids for encoding in encoded]
+        """Ids of each document: BOS where the tokenizer adds one, never EOS.
 
-    @functools.cached_property
-    def adds_bos(self) -> bool:
-        """Whether a plain encoding begins with BOS."""
-        ids = self.rust.encode("a", add_special_tokens=True).ids
-        return bool(ids) and ids[0] == self.bos_id and self.bos_id is not None
+        A document that spells a special token has its characters encoded, not the token: text
+        scraped from anywhere must not end documents or start turns.
+        """
+        begin = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
+        special = frozenset(token for token, id in self.added.items() if id in self.special_ids)
+        return [begin + ids for ids in self.encode_batch(texts, "start", special)]
 
-    def encode_segments(
-        self, sequences: Iterable[Sequence[Sequence[Piece]]]
-    ) -> list[list[list[int]]]:
-        """Ids of every segment of every sequence.
+    def encode_batch(
+        self, texts: Sequence[str], place: Place, as_text: frozenset[str] | None = None
+    ) -> list[list[int]]:
+        """Ids of each text, in parallel where `TOKENIZERS_PARALLELISM` allows.
 
         Args:
-            sequences: Sequences of segments of pieces; segments follow one another in a sequence.
+            texts: What to encode.
+            place: What precedes them; decides whether a SentencePiece-like tokenizer puts its
+                space in front.
+            as_text: Added tokens whose strings are ordinary text here; None: none.
 
-        Returns:
-            The same nesting: sequence → segment → ids. Content never yields a special token.
+        Raises:
+            DataError: D306, such a string becomes its token whatever one does.
         """
-        plans = [self._plan(segments) for segments in sequences]
-        jobs = [job for plan in plans for segment in plan for job in segment]
-        ids = iter(self._run(jobs))
-        return [[[i for _ in segment for i in next(ids)] for segment in plan] for plan in plans]
-
-    def _run(self, jobs: Sequence[_Job]) -> list[list[int]]:
-        """Encodes jobs, a batch for each variant."""
-        results: list[list[int]] = [[]] * len(jobs)
-        by_variant: dict[str, list[int]] = {}
-        for index, job in enumerate(jobs):
-            by_variant.setdefault(job.variant, []).append(index)
-        for variant, indices in by_variant.items():
-            if variant == "special":
-                for index in indices:
-                    results[index] = [self._id_of[jobs[index].text]]
-                continue
-            texts = [jobs[index].text for index in indices]
-            encoded = self._variant(variant).encode_batch_fast(texts, add_special_tokens=False)
-            for index, encoding in zip(indices, encoded, strict=True):
-                drop = jobs[index].drop
-                results[index] = encoding.ids[drop:] if drop else encoding.ids
-        return results
-
-    def _plan(self, segments: Sequence[Sequence[Piece]]) -> list[list[_Job]]:
-        """Which variant encodes what, segment by segment."""
-        before: str | None = None  # None: start; "": plain text; else the special token before
-        plan = []
-        for pieces in segments:
-            text = "".join(piece.text for piece in pieces)
-            hostile = any(
-                not piece.markup and self.special_pattern.search(piece.text) for piece in pieces
-            )
-            jobs = self._spans(pieces, before) if hostile else self._whole(text, before)
-            plan.append(jobs)
-            if text:
-                before = self._last_special(pieces)
-        return plan
-
-    def _whole(self, text: str, before: str | None) -> list[_Job]:
-        """A segment whose special strings are all markup."""
-        if not text:
+        if not texts:
             return []
-        if before is None or not self._marks_first_word:
-            return [_Job("whole", text)]
-        if before:
-            return [_Job("whole", before + text, drop=1)]
-        found = self.special_pattern.search(text)
-        head = text[: found.start()] if found else text
-        jobs = [_Job("continued", head)] if head else []
-        return [*jobs, _Job("whole", text[len(head) :])] if found else jobs
+        variant = self._variant(place, as_text)
+        found = [e.ids for e in variant.encode_batch_fast(texts, add_special_tokens=False)]
+        if as_text is not None:
+            # An unknown character is no control token, whatever its id is called.
+            barred = {self.added[token] for token in as_text} - {self.unk_id}
+            for index, ids in enumerate(found):
+                if not barred.isdisjoint(ids):
+                    found[index] = self._apart(texts[index], place, as_text, barred)
+        return found
 
-    def _spans(self, pieces: Sequence[Piece], before: str | None) -> list[_Job]:
-        """A segment with special strings in its content: markup's specials cut it into spans."""
-        jobs: list[_Job] = []
-        span = ""
-        for piece in pieces:
-            if not piece.markup:
-                span += piece.text
-                continue
-            at = 0
-            for found in self.special_pattern.finditer(piece.text):
-                span += piece.text[at : found.start()]
-                jobs += self._span(span, before, jobs)
-                jobs.append(_Job("special", found.group()))
-                span, at = "", found.end()
-            span += piece.text[at:]
-        return jobs + self._span(span, before, jobs)
+    def _apart(
+        self, text: str, place: Place, as_text: frozenset[str], barred: set[int]
+    ) -> list[int]:
+        """Ids of a text whose vocabulary has control tokens as ordinary pieces (Unigram may).
 
-    def _span(self, text: str, before: str | None, jobs: list[_Job]) -> list[_Job]:
-        if not text:
-            return []
-        if jobs or before:
-            return [_Job("after", text)]
-        return [_Job("plain" if before is None else "continued plain", text)]
+        Each of their strings is cut after its first character.
+        """
+        pattern = re.compile("|".join(map(re.escape, sorted(as_text))))
+        cuts = [0, *(found.start() + 1 for found in pattern.finditer(text)), len(text)]
+        ids: list[int] = []
+        for start, stop in pairwise(cuts):
+            variant = self._variant("text" if start else place, as_text)
+            ids += variant.encode(text[start:stop], add_special_tokens=False).ids
+        if barred.isdisjoint(ids):
+            return ids
+        found = pattern.search(text)
+        raise DataError(
+            "D306",
+            f"the text {found.group() if found else ''!r} in the data becomes a control token",
+            why="The tokenizer has no other way to write these characters.",
+            fix="remove it from the row, or leave such rows out: data.on_bad_row=skip",
+        )
 
-    def _last_special(self, pieces: Sequence[Piece]) -> str:
-        """The special token a segment ends with, or an empty string."""
-        last = next(piece for piece in reversed(pieces) if piece.text)
-        if not last.markup:
-            return ""
-        found = list(self.special_pattern.finditer(last.text))
-        return found[-1].group() if found and found[-1].end() == len(last.text) else ""
+    @property
+    def seamless(self) -> bool:
+        """Whether ids don't depend on what precedes a text (no space is put in front)."""
+        return self._variant("text", None) is self.rust
 
-    @functools.cached_property
-    def _marks_first_word(self) -> bool:
-        """Whether anything in the pipeline treats the first word of a text apart."""
-        return _without_first_word(json.loads(self._source)) != json.loads(self._source)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019 — a tokenizer lives as long as its run
-    def _variant(self, name: str) -> RustTokenizer:
-        """whole: as it is · continued: no mark on the first word · after: the text follows a
-        special token · plain …: nothing becomes a special token."""
-        if name == "whole":
-            return self.rust
-        source = json.loads(self._source)
-        source["padding"] = source["truncation"] = None
-        if name.startswith("continued"):
-            source = _without_first_word(source)
-        elif name == "after":
-            source = _without_first_word(source, after_special=True)
-        made = RustTokenizer.from_str(json.dumps(source))
-        made.encode_special_tokens = name != "continued"
-        return made
-
-    # ------------------------------------------------------------ decoding, saving
-
-    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of ids; bytes that are no UTF-8 come out as U+FFFD."""
         return self.rust.decode(list(ids), skip_special_tokens=skip_special)
 
-    def decode_stream(self, skip_special: bool = True) -> StreamDecoder:
-        """Decodes token by token; never yields half a character."""
-        return StreamDecoder(self.rust, skip_special)
+    def decode_stream(self, skip_special: bool = True) -> DecodeStream:
+        """Decodes token by token; see `DecodeStream`."""
+        return DecodeStream(self, skip_special)
 
-    def save(self, path: Path, chat_template: str | None = None) -> None:
-        """Writes the tokenizer's files and one chat template into a directory."""
-        for name in FILES:
-            if (self.path / name).is_file():
-                shutil.copyfile(self.path / name, Path(path) / name)
-        config = {k: v for k, v in self.config.items() if k not in ("chat_template", "auto_map")}
-        text = json.dumps(config, ensure_ascii=False, indent=2)
-        (Path(path) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-        if chat_template:
-            (Path(path) / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    def save(self, path: str | Path, chat_template: str | None = None) -> None:
+        """Writes tokenizer.json, its configuration and, if given, the chat template."""
+        target = Path(path)
+        shutil.copyfile(self.path / "tokenizer.json", target / "tokenizer.json")
+        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+        (target / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        if chat_template is not None:
+            (target / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+
+    def markup_only(self, markup: str) -> frozenset[str]:
+        """Added tokens that content may never produce, in a template whose source is `markup`.
+
+        They are the special tokens, and other added tokens that the template writes: some models
+        don't flag `<｜User｜>`. Pairs of tags such as `<think>` … `</think>` that the tokenizer
+        does not call special are the model's to write, hence left to content.
+        """
+        found = set()
+        for token, id in self.added.items():
+            tag = _TAG.fullmatch(token)
+            paired = tag and {f"<{tag[1]}>", f"</{tag[1]}>"} <= self.added.keys()
+            if id in self.special_ids or (token in markup and not paired):
+                found.add(token)
+        return frozenset(found)
+
+    def token(self, name: str) -> str:
+        """String of `bos_token`, `eos_token` …; empty if there is none."""
+        return self.named.get(name, "")
+
+    def _adds_bos(self) -> bool:
+        if self.bos_id is None:
+            return False
+        told = self.config.get("add_bos_token")
+        if isinstance(told, bool):
+            return told
+        return self.rust.encode("").ids[:1] == [self.bos_id]
+
+    def _variant(self, place: Place, as_text: frozenset[str] | None) -> Rust:
+        key = place, as_text
+        if key not in self._variants:
+            self._variants[key] = self._make_variant(place, as_text)
+        return self._variants[key]
+
+    def _make_variant(self, place: Place, as_text: frozenset[str] | None) -> Rust:
+        if self._spec is None:
+            self._spec = json.loads(self.rust.to_str())
+        shallow = {k: v for k, v in self._spec.items() if k not in ("model", "added_tokens")}
+        spec = copy.deepcopy(shallow)
+        if place != "start":
+            _continue(spec, place)
+        if spec == shallow and as_text is None:
+            return self.rust
+        tokens = [
+            {**t, "special": t["special"] if as_text is None else t["content"] in as_text}
+            for t in self._spec["added_tokens"]
+        ]
+        variant = Rust.from_str(
+            json.dumps({**spec, "model": self._spec["model"], "added_tokens": tokens})
+        )
+        variant.encode_special_tokens = as_text is not None
+        return variant
 
 
-class StreamDecoder:
-    """Text of tokens as they come, held back until it is whole characters."""
+class DecodeStream:
+    """Text of a growing list of ids, piece by piece, never with half a UTF-8 character.
 
-    def __init__(self, rust: RustTokenizer, skip_special: bool):
-        self._rust = rust
-        self._stream = DecodeStream(skip_special_tokens=skip_special)
-
-    def push(self, token: int) -> str:
-        """The text this token completes; empty while a character is unfinished."""
-        return self._stream.step(self._rust, token) or ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _alternatives(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the texts, the longest first; nothing if there are none."""
-    ordered = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
-
-
-def _without_first_word(source: dict[str, Any], *, after_special: bool = False) -> dict[str, Any]:
-    """A tokenizer.json that treats the first word like any other.
-
-    Args:
-        source: Parsed tokenizer.json; not changed.
-        after_special: Keep what Rust does after every special token too: all but the rule
-            `first`, which looks at the whole text.
+    The pieces join to `decode` of all ids: each token is decoded together with the few before it,
+    since some tokenizers drop the space in front of whatever comes first.
     """
-    source = copy.deepcopy(source)
-    if not after_special:
-        source["normalizer"] = _drop_prepend(source.get("normalizer"))
-    source["pre_tokenizer"] = _never_prepend(source.get("pre_tokenizer"), after_special)
-    return source
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool):
+        self._tokenizer = tokenizer
+        self._skip = skip_special
+        self._ids: list[int] = []
+        self._context = 0
+        self._told = 0
+
+    def step(self, id: int) -> str:
+        """The new text that this token completes; empty while a character is incomplete."""
+        self._ids.append(id)
+        before, now = self._window()
+        # A character has at most four bytes, one a token: after twice that they are broken.
+        if now.endswith("\ufffd") and len(self._ids) - self._told < 8:
+            return ""
+        if len(now) <= len(before):
+            return ""
+        self._context, self._told = self._told, len(self._ids)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """What was held back, broken characters as U+FFFD."""
+        before, now = self._window()
+        self._context = self._told = len(self._ids)
+        return now[len(before) :]
+
+    def _window(self) -> tuple[str, str]:
+        decode = self._tokenizer.decode
+        before = decode(self._ids[self._context : self._told], self._skip)
+        return before, decode(self._ids[self._context :], self._skip)
 
 
-def _drop_prepend(node: dict[str, Any] | None) -> dict[str, Any] | None:
-    if node is None or node["type"] == "Prepend":
-        return None
-    if node["type"] == "Sequence":
-        kept = [_drop_prepend(part) for part in node["normalizers"]]
-        return {**node, "normalizers": [part for part in kept if part is not None]}
-    return node
+def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise EnvironmentFault(
+            "E201",
+            f"there is no tokenizer.json in `{path}`",
+            where="model.tokenizer",
+            why="Older models carry only tokenizer.model or vocab.json.",
+            fix="convert it once: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+        )
+    config: Any = {}
+    if (path / "tokenizer_config.json").is_file():
+        try:
+            config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _unreadable(path / "tokenizer_config.json", error) from None
+    if not isinstance(config, dict):
+        raise _unreadable(path / "tokenizer_config.json", "not a JSON object")
+    return file.read_bytes(), config
 
 
-def _never_prepend(node: dict[str, Any] | None, only_first: bool) -> dict[str, Any] | None:
-    if node is None:
-        return None
-    if node["type"] == "Sequence":
-        parts = [_never_prepend(part, only_first) for part in node["pretokenizers"]]
-        return {**node, "pretokenizers": parts}
-    if node["type"] == "Metaspace" and (not only_first or node.get("prepend_scheme") == "first"):
-        return {**node, "prepend_scheme": "never"}
-    if node["type"] == "ByteLevel" and not only_first:
-        return {**node, "add_prefix_space": False}
-    return node
+def _parse(data: bytes, path: Path) -> Rust:
+    try:
+        return Rust.from_str(data.decode("utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise _unreadable(path / "tokenizer.json", error) from None
+
+
+def _unreadable(file: Path, error: object) -> EnvironmentFault:
+    what = f"the tokenizer can't be read: {str(error)[:200]}"
+    return EnvironmentFault("E201", what, where=str(file), fix="fetch the model's files anew")
+
+
+def _content(token: Any) -> str | None:
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) and found else None
+
+
+def _declare_special(rust: Rust, named: dict[str, str], config: dict[str, Any]) -> None:
+    """Makes the tokens that the configuration names special, as transformers does on loading."""
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    if isinstance(extra, dict):
+        extra = list(extra.values())
+    wanted = [*named.values(), *filter(None, map(_content, extra))]
+    flags = {t.content: t.special for t in rust.get_added_tokens_decoder().values()}
+    missing = [t for t in dict.fromkeys(wanted) if not flags.get(t)]
+    rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in missing])
+    # Padding and cutting are ours; a tokenizer.json may carry either.
+    rust.no_padding()
+    rust.no_truncation()
+
+
+def _chat_template(path: Path, config: dict[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) and found else None
+
+
+def _continue(node: Any, place: Place) -> None:
+    """Changes normalizers and pre-tokenizers in place for text that does not begin a sequence.
+
+    Metaspace puts its space before the first section only, or before each; Prepend and ByteLevel
+    before each section between added tokens. After an added token only the first kind is moot;
+    after text all are.
+    """
+    if isinstance(node, list):
+        for child in node:
+            _continue(child, place)
+    if not isinstance(node, dict):
+        return
+    kind = node.get("type")
+    if kind == "Metaspace" and (place == "text" or node.get("prepend_scheme") == "first"):
+        node["prepend_scheme"] = "never"
+    if kind == "ByteLevel" and place == "text":
+        node["add_prefix_space"] = False
+    if kind == "Prepend" and place == "text":
+        node.clear()
+        node.update({"type": "Sequence", "normalizers": []})
+    for key in ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers"):
+        if key in node:
+            _continue(node[key], place)
