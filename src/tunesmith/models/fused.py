@@ -95,6 +95,8 @@ def _turn(x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor, sign: float) -> Tensor:
     half = x_THE.shape[-1] // 2
     x1, x2 = x_THE[..., :half], x_THE[..., half:]
     cos, sin = cos_TE[:, None, :half], sin_TE[:, None, :half]
+    if torch.compiler.is_compiling():
+        return torch.cat([x1 * cos - sign * x2 * sin, x2 * cos + sign * x1 * sin], dim=-1)
     y_THE = torch.empty(x_THE.shape, dtype=x_THE.dtype, device=x_THE.device)
     y1, y2 = y_THE[..., :half], y_THE[..., half:]
     torch.mul(x1, cos, out=y1)
@@ -133,12 +135,14 @@ class Rotate(torch.autograd.Function):
 
 def gate_forward(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
     """silu(gate) · up."""
+    if torch.compiler.is_compiling():
+        return F.silu(gate_NF) * up_NF
     return F.silu(gate_NF).mul_(up_NF)
 
 
 def gate_backward(grad_NF: Tensor, gate_NF: Tensor, up_NF: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
-    grad_up_NF = F.silu(gate_NF).mul_(grad_NF)
+    grad_up_NF = gate_forward(gate_NF, grad_NF)
     return torch.ops.aten.silu_backward(grad_NF * up_NF, gate_NF), grad_up_NF
 
 
