@@ -25,8 +25,8 @@ class Terminal(Display):
         self.eval_loss: float | None = None
         self.headed = False
 
-    def header(self, run_id: str, stage: str) -> None:
-        output.log(f"tunesmith {__version__} · {stage} · run {run_id}")
+    def header(self, stage: str) -> None:
+        output.log(f"tunesmith {__version__} · {stage}")
 
     def line(self, topic: str, text: str) -> None:
         output.log(f"{topic:<7} {text}")
@@ -66,9 +66,8 @@ class Terminal(Display):
         if summary.get("best_step") is not None:
             parts.append(f"best at step {summary['best_step']}")
         output.log(" · ".join([*parts, f"saved {path}/final"]))
-        output.log(
-            f"next    tunesmith chat {path.name} --compare base | tunesmith merge {path.name} -o DIR"
-        )
+        name = path.name
+        output.log(f"next    tunesmith chat {name} --compare base | tunesmith merge {name} -o DIR")
 
 
 class JsonLines(Display):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,7 +53,7 @@ def command(
         if dry_run:
             output.result(compose.check(loaded, display=display), json=json)
             return
-        run = compose.train(loaded, display=display)
+        run = compose.train(loaded, display=display, text=written(path))
     finish(run)
 
 
@@ -61,3 +62,10 @@ def finish(run) -> None:
     code = run.info().get("exit_code") or 0
     if code:
         raise typer.Exit(code)
+
+
+def written(path: str | None) -> str | None:
+    """The recipe as its author wrote it, comments and all; None if it is no YAML file."""
+    file = Path(path) if path else None
+    is_text = file is not None and file.suffix in (".yaml", ".yml", ".json") and file.is_file()
+    return file.read_text(encoding="utf-8") if file is not None and is_text else None

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import platform
 from tunesmith.data import encode, loader, read, split
@@ -28,7 +28,7 @@ class EncoderFactory:
     template: str
     tokenizer_dir: str
     max_length: int
-    on_overlength: str
+    on_overlength: Literal["truncate", "skip", "error"]
     system: str | None
     seed: int
 

@@ -8,8 +8,8 @@ from typing import Any
 class Display:
     """Says nothing. Observers override what they show; none may change the run."""
 
-    def header(self, run_id: str, stage: str) -> None:
-        """A run has its directory."""
+    def header(self, stage: str) -> None:
+        """Work on a recipe begins."""
 
     def line(self, topic: str, text: str) -> None:
         """One fact about the run: model, tuner, data, plan, a fallback taken."""

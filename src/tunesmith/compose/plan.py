@@ -7,7 +7,7 @@ import tempfile
 from typing import Any
 
 from tunesmith import platform
-from tunesmith.compose import artefacts, data, model, train
+from tunesmith.compose import artefacts, data, train
 from tunesmith.compose.display import Display
 from tunesmith.compose.estimate import available_gb, disk_gb, largest_batch, memory, variants
 from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
@@ -26,18 +26,13 @@ def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     """
     display = display or Display()
     platform.prepare(recipe.train.threads)
-    origin = model.origin(recipe)
-    data.check_sources(recipe)
-    recipe = train.fit_context(recipe, origin, display)
-    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
-    stage = factory.build()
-    stage.check(recipe)
-    train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
+    ready = train.prepare(recipe, display)
+    train_set, eval_set = ready.train_set, ready.eval_set
     loader = data.train_loader(recipe, train_set, rank=0, world=1, padded=False)
     total = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     tokens = int(train_set.lengths.sum())
     return {
-        "model": origin.describe(),
+        "model": ready.origin.describe(),
         "data": artefacts.describe_data(train_set, eval_set),
         "rows": len(train_set),
         "tokens": tokens,
@@ -45,7 +40,7 @@ def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
         "steps": total,
         "epochs": loader.epoch_of(total),
         "left_out": train_set.report["skipped"],
-        "template": stage.template.name,
+        "template": ready.stage.template.name,
     }
 
 
@@ -63,17 +58,14 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
     """
     display = display or Display()
     platform.prepare(recipe.train.threads)
-    origin = model.origin(recipe)
-    data.check_sources(recipe)
-    recipe = train.fit_context(recipe, origin, display)
-    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
-    sets = data.datasets(recipe, factory, factory.build(), display.line)
-    loader = data.train_loader(recipe, sets[0], rank=0, world=1, padded=False)
+    ready = train.prepare(recipe, display)
+    recipe, origin, dataset = ready.recipe, ready.origin, ready.train_set
+    loader = data.train_loader(recipe, dataset, rank=0, world=1, padded=False)
     steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     dtype = platform.choose_dtype(recipe.train.dtype)
-    need = memory(recipe, origin, dtype, largest_batch(recipe, sets[0]))
+    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset))
     available = available_gb()
-    tokens = int(sets[0].lengths.sum())
+    tokens = int(dataset.lengths.sum())
     return {
         "memory_gb": {k: round(v, 3) for k, v in dataclasses.asdict(need).items()},
         "total_gb": round(need.total, 3),
@@ -84,7 +76,7 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
         "steps": steps,
         "tokens_per_epoch": tokens,
         "disk_gb": round(disk_gb(recipe, need), 3),
-        "variants": variants(recipe, origin, dtype, sets[0]),
+        "variants": variants(recipe, origin, dtype, dataset),
         "devices_gb": {size: need.total <= size for size in (8, 12, 16, 24, 40, 80)},
         **(_probe(recipe, steps) if probe else {"seconds": None, "tokens_per_second": None}),
     }

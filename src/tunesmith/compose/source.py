@@ -136,6 +136,25 @@ def existing_base(recorded: dict, start: Path) -> str:
     )
 
 
+def base_of(spec: str, root: str = "runs/") -> str:
+    """The model that a run or an adapter was trained from.
+
+    Raises:
+        EnvironmentFault: E201, no such model; E202, its base is gone or was never noted.
+    """
+    found = locate(spec, root)
+    if found.checkpoint is not None and found.base:
+        return str(found.top or found.base)
+    if found.adapters:
+        return find_base(found.adapters[-1])
+    recorded = found.card().get("base")
+    if recorded is None:
+        raise EnvironmentFault(
+            "E202", f"{spec} does not say what it was trained from", fix="name the other model"
+        )
+    return existing_base(recorded, found.top or Path())
+
+
 def record_base(source: Source, run: Path, sha256: str) -> dict:
     """What an adapter or checkpoint notes about its base, so that it is found again."""
     top = source.checkpoint or source.top

@@ -9,15 +9,17 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__, platform, recipe as recipes
 from tunesmith.compose import artefacts, build, data, estimate, model
 from tunesmith.compose.display import Display
-from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
+from tunesmith.types import Stage
 
 EXIT_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
@@ -36,10 +38,12 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     Raises:
         TunesmithError: whatever is the user's to mend; the run directory records it.
     """
+    display = display or Display()
     platform.prepare(recipe.train.threads)
-    origin = model.origin(recipe)  # a missing model is told before a directory is made
-    data.check_sources(recipe)
     check_reports(recipe)
+    ready = prepare(
+        recipe, display
+    )  # what is wrong with model or data is told before a run is made
     directory = RunDir.create(
         text or recipes.dump(recipe),
         recipe,
@@ -47,7 +51,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
         name=recipe.output.name,
         resolved=recipes.dump(recipe, recipes.origins(recipe)),
     )
-    return _execute(recipe, origin, directory, display or Display(), resuming=False)
+    return _execute(ready, directory, display, resuming=False)
 
 
 def resume(
@@ -65,8 +69,9 @@ def resume(
 
     Raises:
         ConfigError: C190, an override changes what may not change on resume.
-        RunError: R203, the run is already finished.
+        RunError: R203, the run is already finished and nothing was changed.
     """
+    display = display or Display()
     directory, _ = RunDir.find(spec.removeprefix("run:"), root)
     written = str(directory.path / "resolved.yaml")
     before = recipes.load(written, environ={})
@@ -79,18 +84,53 @@ def resume(
             where=written,
             fix="start a new run (model.path=run:… continues from its weights)",
         )
-    resolved = directory.info().get("resolved")
+    info = directory.info()
+    if info["state"] == "done" and not overrides:
+        raise RunError(
+            "R203",
+            f"{directory.id} is finished: all {info['total_steps']:,} steps are done",
+            where=str(directory.path),
+            fix="train on from it: model=run:" + directory.id,
+        )
+    resolved = info.get("resolved")
     platform.prepare(resolved["threads"] if resolved else recipe.train.threads)
+    return _execute(prepare(recipe, display), directory, display, resuming=True)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A recipe whose model is found and whose data is encoded: only weights are missing."""
+
+    recipe: Recipe
+    origin: model.Origin
+    stage: Stage
+    train_set: Any
+    eval_set: Any
+
+
+def prepare(recipe: Recipe, display: Display) -> Ready:
+    """Finds the model, checks the stage, encodes the data; reads no weights, writes no run.
+
+    Raises:
+        TunesmithError: whatever is wrong with recipe, model or data.
+    """
     origin = model.origin(recipe)
-    return _execute(recipe, origin, directory, display or Display(), resuming=True)
+    data.check_sources(recipe)
+    display.header(recipe.stage.kind)
+    recipe = fit_context(recipe, origin, display)
+    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
+    stage = factory.build()
+    stage.check(recipe)
+    train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
+    display.line("data", artefacts.describe_data(train_set, eval_set))
+    return Ready(recipe, origin, stage, train_set, eval_set)
 
 
-def _execute(
-    recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, resuming: bool
-) -> RunDir:
-    with directory.lock(), _recorded(directory, recipe):
-        display.header(directory.id, recipe.stage.kind)
-        run = _build(recipe, origin, directory, display, resuming=resuming)
+def _execute(ready: Ready, directory: RunDir, display: Display, *, resuming: bool) -> RunDir:
+    with directory.lock(), _recorded(directory):
+        display.line("run", str(directory.path))
+        artefacts.write_report(directory, ready.train_set, ready.eval_set)
+        run = _build(ready, directory, display, resuming=resuming)
         from tunesmith.training.loop import fit
 
         with _graceful_stop(run):
@@ -99,44 +139,46 @@ def _execute(
                 run.evaluate()
             if not run.finished:
                 fit(run)
-        _finish(run, origin, display)
+        _finish(run, ready.origin, display)
     return directory
 
 
-def _build(recipe: Recipe, origin: Any, directory: RunDir, display: Display, *, resuming: bool):
-    """All parts, data before weights."""
+def _build(ready: Ready, directory: RunDir, display: Display, *, resuming: bool) -> Any:
+    """All parts; weights last."""
     from tunesmith.training import checkpoint
 
     checkpoint.clean(directory.path)
-    saved = None
-    if resuming:
-
-        def skipped(path: Path, why: str) -> None:
-            display.line("resume", f"skipped {path.name}: {why}")
-            directory.append_event("checkpoint skipped", name=path.name, why=why)
-
-        saved = checkpoint.newest(directory.path, on_skip=skipped)
-        where = f"step {saved.step}" if saved else "the beginning (no valid checkpoint)"
-        display.line("resume", f"from {where}")
-        directory.truncate_metrics(saved.step if saved else -1)
-        checkpoint.discard_after(directory.path, saved.step if saved else -1)
-    recipe = fit_context(recipe, origin, display)
-    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
-    stage = factory.build()
-    stage.check(recipe)
-    train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
-    artefacts.write_report(directory, train_set, eval_set)
-    display.line("data", artefacts.describe_data(train_set, eval_set))
-    display.example(*artefacts.first_example(train_set), stage.template.tokenizer.decode)
+    saved = _newest(directory, display) if resuming else None
+    decode = ready.stage.template.tokenizer.decode
+    display.example(*artefacts.first_example(ready.train_set), decode)
+    recipe, origin = ready.recipe, ready.origin
     dtype = platform.choose_dtype(recipe.train.dtype)
-    need = estimate.check_fits(recipe, origin, dtype, train_set)
+    need = estimate.check_fits(recipe, origin, dtype, ready.train_set)
     directory.update(estimated_memory_gb=round(need.total, 3))
-    run = build.build_run(recipe, origin, directory, stage, (train_set, eval_set), display)
+    sets = ready.train_set, ready.eval_set
+    run = build.build_run(recipe, origin, directory, ready.stage, sets, display)
     checkpoint.check_space(directory.path, run.trainable().values())
     display.line("plan", describe_plan(run, need.total))
     if saved is not None:
         run.restore(saved)
     return run
+
+
+def _newest(directory: RunDir, display: Display) -> Any:
+    """The newest valid checkpoint, or None; what was measured after it is forgotten."""
+    from tunesmith.training import checkpoint
+
+    def skipped(path: Path, why: str) -> None:
+        display.line("resume", f"skipped {path.name}: {why}")
+        directory.append_event("checkpoint skipped", name=path.name, why=why)
+
+    saved = checkpoint.newest(directory.path, on_skip=skipped)
+    where = f"step {saved.step}" if saved else "the beginning (no valid checkpoint)"
+    display.line("resume", f"from {where}")
+    step = saved.step if saved else -1
+    directory.truncate_metrics(step)
+    checkpoint.discard_after(directory.path, step)
+    return saved
 
 
 def describe_plan(run: Any, gigabytes: float) -> str:
@@ -170,7 +212,7 @@ def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:
 
 
 @contextmanager
-def _recorded(directory: RunDir, recipe: Recipe) -> Iterator[None]:
+def _recorded(directory: RunDir) -> Iterator[None]:
     """Keeps run.json true: running, then failed with its error; done and stopped are set by
     `_finish`."""
     directory.update(
