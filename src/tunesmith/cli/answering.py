@@ -1,0 +1,191 @@
+"""What `chat` and `generate` share: sampling options, and a loaded model that answers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json as jsonlib
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli import output
+from tunesmith.errors import RunError
+from tunesmith.types import Conversation, Event, Message, Request, Sampling
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+OPTIONS: dict[str, Any] = {
+    "max_tokens": Annotated[int | None, typer.Option(help="Longest answer; default 512.")],
+    "temperature": Annotated[float | None, typer.Option(help="0: greedy.")],
+    "top_k": Annotated[int | None, typer.Option(help="Choose among so many tokens; 0: all.")],
+    "top_p": Annotated[float | None, typer.Option(help="… among those with this probability.")],
+    "min_p": Annotated[float | None, typer.Option(help="… this likely beside the likeliest.")],
+    "repetition_penalty": Annotated[float | None, typer.Option(help="Above 1: repeat less.")],
+    "seed": Annotated[int | None, typer.Option(help="The same seed gives the same answer.")],
+    "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
+}
+"""Options by the names of Sampling's fields; not given: as the model's generation config says."""
+
+
+def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the sampling options; it takes them as a dict of those given, `sampling`."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = [
+        p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, keyword, default=None, annotation=kind)
+        for name, kind in OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**words: Any) -> None:
+        given = {name: words.pop(name) for name in OPTIONS}
+        command(**words, sampling={k: v for k, v in given.items() if v not in (None, [])})
+
+    parameters = [*(p for p in own if p.name != "sampling"), *added]
+    wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=keyword) for p in parameters]
+    )
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+@dataclass
+class Voice:
+    """A model that answers, and how it chooses its words."""
+
+    name: str
+    loaded: Any
+    generator: Any
+    sampling: Sampling
+
+    @classmethod
+    def load(cls, spec: str, given: dict[str, Any]) -> Voice:
+        """Loads a run or model; says on stderr what was found and how it will sample."""
+        from tunesmith import compose
+        from tunesmith.generation import base
+        from tunesmith.generation.torch import TorchGenerator
+
+        values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
+        sampling = Sampling(**values)
+        base.check_sampling(sampling)  # before weights are read
+        loaded = compose.load(spec)
+        sampling = _sampling(loaded, given)
+        output.log(f"model   {loaded.description}")
+        for note in loaded.template.notes:
+            output.log(f"note    {note}")
+        output.log(f"answers {describe(sampling)}")
+        return cls(spec, loaded, TorchGenerator(loaded.model, loaded.tokenizer), sampling)
+
+    def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
+        """What is sent for a conversation; `system` None: the one the model was trained with."""
+        system = self.loaded.system if system is None else system
+        ids = self.loaded.template.prompt_ids(Conversation(tuple(messages)), system=system)
+        return tuple(ids)
+
+    def raw_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a text to be continued: strings of special tokens are those tokens, one BOS."""
+        tokenizer = self.loaded.tokenizer
+        ids = tokenizer.encode_text(text)
+        begins = tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]
+        return tuple([tokenizer.bos_id, *ids] if begins else ids)
+
+    def stream(self, ids: tuple[int, ...]) -> Iterator[Event]:
+        """Events of one answer as they come.
+
+        Raises:
+            RunError: R230, the model's output is not finite.
+        """
+        from tunesmith.generation import base
+
+        for event in base.stream(self.generator, Request("answer", ids, self.sampling)):
+            if event.finish_reason == "error":
+                raise not_finite(self.name)
+            yield event
+
+
+def not_finite(name: str) -> RunError:
+    return RunError(
+        "R230",
+        f"{name} gives no finite numbers",
+        why="Its weights hold NaN or infinity, or overflow in the compute type.",
+        fix="use an earlier checkpoint: tunesmith runs show lists them",
+    )
+
+
+def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
+    """What was asked for, over what the model's generation config recommends."""
+    config = _generation_config(loaded.path)
+    names = ["repetition_penalty"]
+    if config.get("do_sample"):
+        names += ["temperature", "top_k", "top_p", "min_p"]
+    advised = {name: config[name] for name in names if config.get(name) is not None}
+    ends = config.get("eos_token_id")
+    stops = {*loaded.template.stop_ids, loaded.tokenizer.eos_id}
+    stops |= set(ends if isinstance(ends, list) else [ends])
+    chosen = {**advised, **given, "stop": tuple(given.get("stop", ()))}
+    return Sampling(**chosen, stop_ids=tuple(sorted(stops - {None})))
+
+
+def _generation_config(path: Path | None) -> dict[str, Any]:
+    file = path / "generation_config.json" if path is not None else None
+    if file is None or not file.is_file():
+        return {}
+    return jsonlib.loads(file.read_text(encoding="utf-8"))
+
+
+def describe(sampling: Sampling) -> str:
+    """`greedy, at most 512 tokens` or `temperature 0.7 · top_p 0.9 · seed 0, at most …`."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    plain = Sampling()
+    values = {
+        name: (sampling.__getattribute__(name), plain.__getattribute__(name)) for name in names
+    }
+    if not sampling.temperature:
+        kept = ["greedy"]
+        names = ("repetition_penalty",)
+    else:
+        kept = []
+    kept += [f"{n} {values[n][0]:g}" for n in names if values[n][0] != values[n][1]]
+    return f"{' · '.join(kept)}, at most {sampling.max_tokens} tokens"
+
+
+def visible(text: str) -> str:
+    """Text that can't move the cursor or recolour a terminal; files get it as it is."""
+    return _CONTROL.sub("\ufffd", text) if sys.stdout.isatty() else text
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within it the first Ctrl-C is only noted; the second is a KeyboardInterrupt as ever.
+
+    Yields:
+        A function that tells whether there was one.
+    """
+    import signal
+    import threading
+
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only it may have handlers
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,155 @@
+"""`tunesmith chat`: a conversation with a run or a model, or with two side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli import output
+from tunesmith.cli.answering import Voice, interruptible, visible, with_sampling
+from tunesmith.errors import DataError
+from tunesmith.types import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = output.app(
+    examples=[
+        "tunesmith chat last",
+        "tunesmith chat last --compare base",
+        "tunesmith chat builtin:tiny --temperature 0.8 --top-p 0.9 --seed 1",
+        "printf 'Hello!\\nexit\\n' | tunesmith chat builtin:tiny",
+    ],
+)
+
+WELCOME = "use `clear` to remove the history, use `exit` to exit the application."
+CLEARED = "History has been removed."
+RESERVE = 4
+"""Oldest turns are dropped when less than a RESERVE-th of the context is left for the answer."""
+
+
+@app.command()
+@with_sampling
+def command(
+    model: Annotated[str, typer.Argument(help="Run, directory, builtin: or hub id.")] = "last",
+    compare: Annotated[
+        str | None, typer.Option(help="A second model that answers too; `base`: what it came from.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System prompt; default: the one it was trained with.")
+    ] = None,
+    sampling: dict | None = None,
+) -> None:
+    """Talk to a model. Ctrl-C ends an answer, a second one leaves."""
+    from tunesmith.compose import source
+
+    given = sampling or {}
+    voices = [Voice.load(model, given)]
+    if compare is not None:
+        voices.append(Voice.load(source.base_of(model) if compare == "base" else compare, given))
+    output.log(WELCOME)
+    talk([Talker(voice, system) for voice in voices])
+
+
+def talk(talkers: Sequence[Talker]) -> None:
+    """Reads lines until `exit` or the end of the input, and has every talker answer."""
+    for line in lines():
+        said = line.strip()
+        if said == "exit":
+            return
+        if said == "clear":
+            for talker in talkers:
+                talker.messages.clear()
+            print(CLEARED, flush=True)
+        elif said:
+            for talker in talkers:
+                talker.answer(said, label=talker.voice.name if len(talkers) > 1 else "Assistant")
+
+
+class Talker:
+    """One side of a conversation, with a history of its own."""
+
+    def __init__(self, voice: Voice, system: str | None):
+        self.voice = voice
+        self.system = system
+        self.messages: list[Message] = []
+
+    def answer(self, said: str, label: str) -> None:
+        """Streams the answer to stdout and remembers it; a message that can't be answered is
+        reported and forgotten."""
+        self.messages.append(Message.of("user", said))
+        try:
+            ids = self._ids()
+            self.voice.generator.check(self._request(ids))
+        except DataError as error:
+            self.messages.pop()
+            output.log(str(error))
+            return
+        print(_bold(f"{label}: "), end="", flush=True)
+        answer = self._stream(ids)
+        self.messages.append(Message.of("assistant", answer))
+
+    def _stream(self, ids: tuple[int, ...]) -> str:
+        answer = ""
+        with interruptible() as interrupted:
+            for event in self.voice.stream(ids):
+                shown = event.text_delta if answer.strip() else event.text_delta.lstrip()
+                answer += event.text_delta
+                print(visible(shown), end="", flush=True)
+                if interrupted():
+                    print(" …", end="")
+                    break
+        print(flush=True)
+        return answer
+
+    def _ids(self) -> tuple[int, ...]:
+        """The prompt, oldest turns dropped until the answer has room."""
+        context = self.voice.generator.context
+        ids = self.voice.chat_ids(self.messages, self.system)
+        dropped = 0
+        room = min(self.voice.sampling.max_tokens, (context or 0) // RESERVE)
+        while context is not None and len(ids) + room > context and len(self.messages) > 2:
+            del self.messages[:2]
+            dropped += 1
+            ids = self.voice.chat_ids(self.messages, self.system)
+        if dropped:
+            output.log(f"note    the context is full: {dropped} oldest turn(s) forgotten")
+        return ids
+
+    def _request(self, ids: tuple[int, ...]) -> Any:
+        from tunesmith.types import Request
+
+        return Request("check", ids, self.voice.sampling)
+
+
+def lines() -> Iterator[str]:
+    """Lines of stdin; with a prompt and editing on a terminal. Those that are no UTF-8 are told."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for line in _typed() if sys.stdin.isatty() else sys.stdin:
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError:
+            output.log("this line is not UTF-8; it was left out")
+            continue
+        yield line
+
+
+def _typed() -> Iterator[str]:
+    with contextlib.suppress(ImportError):  # gives input() history and editing, where it exists
+        import readline  # noqa: F401
+    while True:
+        try:
+            yield input(f"\n{_bold('User: ')}")
+        except EOFError:
+            print()
+            return
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if output.colour() else text

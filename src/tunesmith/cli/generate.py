@@ -1,0 +1,178 @@
+"""`tunesmith generate`: answers to one prompt, or to every row of a file."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from tunesmith.cli import output
+from tunesmith.cli.answering import Voice, not_finite, visible, with_sampling
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.types import Conversation, Message, Request
+
+app = output.app(
+    examples=[
+        'tunesmith generate last -p "What is the capital of France?"',
+        'tunesmith generate builtin:tiny --raw -p "Once upon a time" --max-tokens 100',
+        "tunesmith generate last --input questions.jsonl --output answers.jsonl",
+        'tunesmith generate last -p "Name a colour" --temperature 1 --seed 3 --json',
+    ],
+)
+
+CHUNK = 256
+"""Rows answered before their lines are written."""
+
+
+@app.command()
+@with_sampling
+def command(
+    model: Annotated[str, typer.Argument(help="Run, directory, builtin: or hub id.")] = "last",
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="- reads stdin.")] = None,
+    input: Annotated[str | None, typer.Option(help="Rows: {prompt}, or any chat format.")] = None,
+    output_: Annotated[Path | None, typer.Option("--output", help="JSON Lines file.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text, no chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    json: Annotated[bool, output.JSON] = False,
+    sampling: dict | None = None,
+) -> None:
+    """Answer a prompt, or every row of a file: one output line a row, in their order."""
+    if (prompt is None) == (input is None):
+        raise ConfigError(
+            "C213", "say what to answer: -p or --input, one of the two", where="command line"
+        )
+    if input is None:
+        text = sys.stdin.read() if prompt == "-" else str(prompt)
+        voice = Voice.load(model, sampling or {})
+        question = Question(text, (Message.of("user", text),))
+        _one(voice, question, question.ids(voice, raw, system), json)
+        return
+    if output_ is not None and output_.exists():
+        raise ConfigError("C212", f"{output_} is there already", fix="choose another file")
+    questions = list(read(input, raw))
+    voice = Voice.load(model, sampling or {})
+    _many(voice, questions, [q.ids(voice, raw, system) for q in questions], output_)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, as text and as a conversation, and where it was found."""
+
+    text: str
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    where: str = ""
+
+    def ids(self, voice: Voice, raw: bool, system: str | None) -> tuple[int, ...]:
+        """What is sent for it; refused here, with its line, if it can't be answered."""
+        ids = voice.raw_ids(self.text) if raw else voice.chat_ids(self.messages, system)
+        try:
+            voice.generator.check(Request("check", ids, voice.sampling))
+        except DataError as error:
+            error.where = self.where
+            raise
+        return ids
+
+    def line(self) -> dict[str, Any]:
+        """The part of an output line that comes from the input."""
+        only = len(self.messages) == 1 and self.messages[0].role == "user"
+        shown = [{"role": m.role, "content": m.text} for m in self.messages]
+        asked = {"prompt": self.text} if only else {"messages": shown}
+        return asked if self.reference is None else {**asked, "reference": self.reference}
+
+
+def read(path: str, raw: bool) -> Iterator[Question]:
+    """Questions of a file: plain text, `{"prompt": …}`, or rows of any format with conversations;
+    an answer that stands last is the reference.
+
+    Raises:
+        DataError: D1xx, the file or a row can't be read; D403, a row asks nothing.
+    """
+    from tunesmith.data import read as reading
+    from tunesmith.data.formats import base as formats
+    from tunesmith.recipe.sections import DataConfig
+
+    reader = None
+    for row in reading.rows(path):
+        value = row.value
+        if isinstance(value, str):
+            yield Question(value, (Message.of("user", value),), where=row.where)
+        elif isinstance(value.get("prompt"), str):
+            text, reference = value["prompt"], value.get("completion")
+            reference = reference if isinstance(reference, str) else None
+            yield Question(text, (Message.of("user", text),), reference, row.where)
+        elif raw:
+            raise DataError("D403", "--raw wants rows of text or with `prompt`", where=row.where)
+        else:
+            reader = reader or formats.load(formats.detect([row]))
+            yield _of_sample(reader.parse(row, {}, DataConfig()), row.where)
+
+
+def _of_sample(sample: Any, where: str) -> Question:
+    if not isinstance(sample, Conversation):
+        raise DataError(
+            "D403", "only conversations can be answered", where=where, fix='rows like {"prompt": …}'
+        )
+    messages, reference = sample.messages, None
+    if messages and messages[-1].role == "assistant":
+        messages, reference = messages[:-1], messages[-1].text
+    if not messages:
+        raise DataError("D403", "the row asks nothing", where=where)
+    return Question(messages[-1].text, messages, reference, where)
+
+
+def _one(voice: Voice, question: Question, ids: tuple[int, ...], json: bool) -> None:
+    """Streams the answer to stdout, or prints all there is to say about it as JSON."""
+    events = []
+    for event in voice.stream(ids):
+        events.append(event)
+        if not json:
+            print(visible(event.text_delta), end="", flush=True)
+    if json:
+        tokens = [{"id": event.token, "logprob": event.logprob} for event in events]
+        output.result({**_line(question, events), "tokens": tokens}, json=True)
+    else:
+        print()
+
+
+def _many(voice: Voice, questions: list[Question], ids: list, path: Path | None) -> None:
+    """One JSON line a question, in order; the file gets its name when it is whole."""
+    begun, tokens = time.perf_counter(), 0
+    aside = path.with_name(f"{path.name}.part") if path is not None else None
+    file: TextIO = aside.open("w", encoding="utf-8") if aside is not None else sys.stdout
+    try:
+        pairs = list(zip(questions, ids, strict=True))
+        for start in range(0, len(pairs), CHUNK):
+            chunk = pairs[start : start + CHUNK]
+            requests = [Request(str(at), one, voice.sampling) for at, (_, one) in enumerate(chunk)]
+            found = voice.generator.generate(requests)
+            for at, (question, _) in enumerate(chunk):
+                events = found[str(at)]
+                if events[-1].finish_reason == "error":
+                    raise not_finite(voice.name)
+                tokens += len(events)
+                file.write(jsonlib.dumps(_line(question, events), ensure_ascii=False) + "\n")
+            file.flush()
+            seconds = time.perf_counter() - begun
+            done = start + len(chunk)
+            output.log(f"{done:,} of {len(pairs):,} answered · {tokens / seconds:,.0f} tokens/s")
+    finally:
+        if aside is not None:
+            file.close()
+    if aside is not None and path is not None:
+        aside.replace(path)
+
+
+def _line(question: Question, events: list) -> dict[str, Any]:
+    from tunesmith.generation import base
+
+    said = {"answer": base.text(events), "finish_reason": events[-1].finish_reason}
+    return {**question.line(), **said, "answer_tokens": len(events)}
