@@ -164,7 +164,7 @@ def _assembled(plan: list[_Part], ids: dict[_Key, list[list[int]]]) -> list[int]
     return whole
 
 
-def _put(texts: dict[_Key, list[str]], key: _Key, text: str) -> tuple[_Key, int]:
+def _put(texts: dict[_Key, list[str]], key: _Key, text: str) -> _Part:
     batch = texts.setdefault(key, [])
     batch.append(text)
     return key, len(batch) - 1

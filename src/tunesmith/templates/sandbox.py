@@ -268,6 +268,7 @@ def _check_binop(operator: str, left: Any, right: Any) -> None:
         if operator == "**" and abs(right) > 64:
             raise TemplateRefused("it computes too large a number")
     elif operator == "*":
+        value: Any
         value, count = (left, right) if hasattr(left, "__len__") else (right, left)
         if hasattr(value, "__len__") and isinstance(count, int):
             budget.charge(len(value) * max(count, 0))

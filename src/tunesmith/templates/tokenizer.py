@@ -201,9 +201,8 @@ class Tokenizer:
         return self._variants[key]
 
     def _make_variant(self, place: Place, as_text: frozenset[str] | None) -> Rust:
-        if self._spec is None:
-            self._spec = json.loads(self.rust.to_str())
-        shallow = {k: v for k, v in self._spec.items() if k not in ("model", "added_tokens")}
+        full = self._spec = self._spec or json.loads(self.rust.to_str())
+        shallow = {k: v for k, v in full.items() if k not in ("model", "added_tokens")}
         spec = copy.deepcopy(shallow)
         if place != "start":
             _continue(spec, place)
@@ -211,10 +210,10 @@ class Tokenizer:
             return self.rust
         tokens = [
             {**t, "special": t["special"] if as_text is None else t["content"] in as_text}
-            for t in self._spec["added_tokens"]
+            for t in full["added_tokens"]
         ]
         variant = Rust.from_str(
-            json.dumps({**spec, "model": self._spec["model"], "added_tokens": tokens})
+            json.dumps({**spec, "model": full["model"], "added_tokens": tokens})
         )
         variant.encode_special_tokens = as_text is not None
         return variant
