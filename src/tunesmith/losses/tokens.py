@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tunesmith.losses.products import linear
+from tunesmith.losses.products import Packed, linear, packed_linear
 
 CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
 """Size of a chunk of float32 logits: it should stay in the last cache of a CPU, and below the size
@@ -37,12 +37,15 @@ class Head(NamedTuple):
     bias_V: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    packed: Packed | None = None
+    """The weight once more, laid out for speed; only for a frozen one."""
 
 
 class _Options(NamedTuple):
     chunk: int
     scale: float
     softcap: float | None
+    packed: Packed | None
     weights_S: Tensor | None
 
 
@@ -86,11 +89,16 @@ def head_logprobs(
             product less. A guess that turns out wrong costs two more, never exactness.
         chunk: Rows at a time.
     """
-    if chunk is None:
-        size = CHUNK_BYTES.get(hidden_SD.device.type, CHUNK_BYTES["cuda"])
-        chunk = max(16, size // (4 * head.weight_VD.shape[0]) // 16 * 16)
-    options = _Options(chunk, head.scale, head.softcap, weights_S)
+    chunk = chunk or chunk_rows(head.weight_VD)
+    packed = None if head.weight_VD.requires_grad else head.packed
+    options = _Options(chunk, head.scale, head.softcap, packed, weights_S)
     return _HeadLogprobs.apply(hidden_SD, head.weight_VD, head.bias_V, targets_S, options)
+
+
+def chunk_rows(weight_VD: Tensor) -> int:
+    """Rows whose float32 logits fit `CHUNK_BYTES`: a multiple of 16."""
+    size = CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES["cuda"])
+    return max(16, size // (4 * weight_VD.shape[0]) // 16 * 16)
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -114,8 +122,8 @@ class _HeadLogprobs(torch.autograd.Function):
                 continue
             dz_CV = _slope(p_CV, logits_CV, target_C1, options)
             if slope_SD is not None:
-                slope_SD[rows] = linear(dz_CV.to(cast_VD.dtype), cast_VD.t())
-            if sums is not None:
+                slope_SD[rows] = _back(dz_CV.to(cast_VD.dtype), cast_VD, options)
+            if sums is not None and guess_S is not None:
                 _add_outer(sums, dz_CV, hidden_SD[rows], guess_S[rows])
         ctx.options, ctx.sums = options, sums
         ctx.save_for_backward(slope_SD, *((hidden_SD, weight_VD, bias_V, targets_S) * trained))
@@ -131,8 +139,8 @@ class _HeadLogprobs(torch.autograd.Function):
             grad_hidden = slope_SD * grad_S[:, None].neg().to(slope_SD.dtype)
         if rest:
             factor = None if ctx.sums is None else _factor(grad_S, ctx.options.weights_S)
-            if factor is None:
-                grads = _recomputed(ctx.options, grad_S, *rest)
+            if factor is None or ctx.sums is None:
+                grads: Any = _recomputed(ctx.options, grad_S, *rest)
             else:
                 grads = [None if total is None else total.mul_(-factor) for total in ctx.sums]
             grad_weight = grads[0].to(rest[1].dtype)
@@ -144,7 +152,10 @@ class _HeadLogprobs(torch.autograd.Function):
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options) -> Tensor:
     """Logits of a chunk in float32 or wider, shape (C, V)."""
     wide = torch.promote_types(hidden_CD.dtype, torch.float32)
-    logits_CV = linear(hidden_CD, weight_VD).to(wide)
+    if options.packed is None:
+        logits_CV = linear(hidden_CD, weight_VD).to(wide)
+    else:
+        logits_CV = packed_linear(hidden_CD, options.packed.forward)
     if bias_V is not None:
         logits_CV += bias_V.detach()
     if options.scale != 1.0:
@@ -179,6 +190,13 @@ def _slope(p_CV: Tensor, logits_CV: Tensor, target_C1: Tensor, options) -> Tenso
     return p_CV.mul_(options.scale) if options.scale != 1.0 else p_CV
 
 
+def _back(dz_CV: Tensor, weight_VD: Tensor, options) -> Tensor:
+    """dz W, shape (C, D)."""
+    if options.packed is None:
+        return linear(dz_CV, weight_VD.t())
+    return packed_linear(dz_CV, options.packed.backward)
+
+
 def _zeros(weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype):
     """Where the gradients of the head are summed."""
     zeros = torch.zeros_like(weight_VD, dtype=dtype)
@@ -200,6 +218,8 @@ def _add_outer(sums, dz_CV: Tensor, hidden_CD: Tensor, grad_C: Tensor) -> None:
 def _factor(grad_S: Tensor, weights_S: Tensor) -> Tensor | None:
     """c if grad_S = c · weights_S to rounding, else None."""
     weights_S = weights_S.to(grad_S.dtype)
+    if not len(grad_S):
+        return grad_S.new_zeros(())
     factor = torch.dot(grad_S, weights_S) / torch.dot(weights_S, weights_S)
     off = (grad_S - factor * weights_S).abs().max()
     close = off <= 4 * torch.finfo(grad_S.dtype).eps * (factor * weights_S).abs().max()

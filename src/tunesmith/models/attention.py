@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -59,6 +59,8 @@ class Plan:
             self.bounds.append((end, tokens))  # padding attends to itself, and nobody looks
         self.longest = max(stop - start for start, stop in self.bounds)
         self.kind, self.device = kind, device
+        self.wanted_S: Tensor | None = None
+        """Positions whose hidden state is wanted of the last layer; None: all."""
         self._blocks: dict[int | None, Any] = {}
         self._ends: Tensor | None = None
 
@@ -105,7 +107,7 @@ def carry(plan: Plan) -> Tensor:
     transformers hands a mask of four dimensions on as it is. Were it lost or reshaped on the way,
     its shape would make attention fail, so no family can silently see across segments.
     """
-    mask = torch.empty(1, 1, 1, 0, device=plan.device)
+    mask: Any = torch.empty(1, 1, 1, 0, device=plan.device)
     mask.tunesmith_plan = plan
     return mask
 
@@ -152,7 +154,7 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, 
 
 
 def _attend(
-    module: nn.Module,
+    module: Any,
     query_BHTE: Tensor,
     key_BKTE: Tensor,
     value_BKTE: Tensor,
@@ -171,9 +173,9 @@ def _attend(
     if plan is None:
         output = _explicit(query_BHTE, key_BKTE, value_BKTE, attention_mask, rule)
         return output.transpose(1, 2), None
-    rows = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
+    q_THE, k_TKE, v_TKE = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
     layers = module.config.get_text_config().num_hidden_layers
-    return attend(*rows, plan, rule, layers)[None], None
+    return attend(q_THE, k_TKE, v_TKE, plan, rule, layers)[None], None
 
 
 def _has_flash(q_THE: Tensor, v_TKE: Tensor) -> bool:
@@ -186,7 +188,7 @@ def _has_blocks(q_THE: Tensor, v_TKE: Tensor) -> bool:
     return wide and q_THE.device.type == "cpu" and q_THE.shape[-1] == v_TKE.shape[-1]
 
 
-def _varlen(q_THE, k_TKE, v_TKE, plan: Plan, rule: Rule) -> Tensor:
+def _varlen(q_THE, k_TKE, v_TKE, plan: Plan, rule: Rule) -> Any:
     """The flash attention that ships with torch, over segments of different lengths."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ConfigError
 from tunesmith.losses.tokens import head_logprobs
 from tunesmith.models import attention as attention_module, kernels as kernels_module
-from tunesmith.models.heads import head_of
+from tunesmith.models.heads import HeadCache
 from tunesmith.models.load import packable
 from tunesmith.types import Batch, TokenLogprobs
 
@@ -54,6 +54,7 @@ class LanguageModel(nn.Module):
         """Set by tuners that train weights in another type than the products have."""
         self.packable = packable(hf.config)
         self.attention = attention
+        self._heads = HeadCache(hf)
         self.notes: list[str] = []
         if self.packable:
             self.notes += attention_module.install(hf, attention)
@@ -68,12 +69,11 @@ class LanguageModel(nn.Module):
         """
         ids, weights = batch.ids_BT.reshape(-1), batch.weights_BT.reshape(-1)
         position_S = weights.nonzero()[:, 0]
-        hidden_BTD = self.hidden(batch, embed)
         # The first token of a segment has weight 0, so the predecessor is in the same segment.
-        hidden_SD = hidden_BTD.flatten(0, 1).index_select(0, position_S - 1)
+        hidden_SD = self._hidden_at(batch, position_S - 1, embed)
         weights_S = weights[position_S]
         logprobs_S, correct_S = head_logprobs(
-            hidden_SD, head_of(self.hf), ids[position_S].long(), weights_S=weights_S
+            hidden_SD, self._heads.head(), ids[position_S].long(), weights_S=weights_S
         )
         starts_G = torch.as_tensor(batch.segments.start_G, device=position_S.device)
         segment_S = torch.searchsorted(starts_G.long(), position_S, right=True) - 1
@@ -81,15 +81,7 @@ class LanguageModel(nn.Module):
 
     def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""
-        inputs = {"position_ids": batch.positions_BT.long(), "use_cache": False}
-        inputs |= self._visibility(batch)
-        ids_BT = batch.ids_BT.long()
-        if embed is None:
-            inputs["input_ids"] = ids_BT
-        else:
-            inputs["inputs_embeds"] = embed(self.hf.get_input_embeddings()(ids_BT), batch)
-        with self.computing():
-            return self.hf.base_model(**inputs).last_hidden_state
+        return self._backbone(batch, self._visibility(batch), embed)
 
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass: about a third slower, far less memory."""
@@ -99,7 +91,31 @@ class LanguageModel(nn.Module):
         """Parameters and persistent buffers by the names transformers gives them."""
         return self.hf.state_dict(keep_vars=True)
 
-    def _visibility(self, batch: Batch) -> dict[str, Any]:
+    def _hidden_at(self, batch: Batch, wanted_S: Tensor, embed: Embed | None) -> Tensor:
+        """Hidden states at flat positions, shape (S, D)."""
+        mask = self._visibility(batch)
+        plan = attention_module.carried(mask)
+        if plan is not None and kernels_module.trims(self.hf):
+            plan.wanted_S = wanted_S
+            return self._backbone(batch, mask, embed)[0]
+        return self._backbone(batch, mask, embed).flatten(0, 1).index_select(0, wanted_S)
+
+    def _backbone(self, batch: Batch, mask: Tensor, embed: Embed | None) -> Tensor:
+        ids_BT = batch.ids_BT.long()
+        if embed is None:
+            inputs = {"input_ids": ids_BT}
+        else:
+            inputs = {"inputs_embeds": embed(self.hf.get_input_embeddings()(ids_BT), batch)}
+        with self.computing():
+            output = self.hf.base_model(
+                **inputs,
+                attention_mask=mask,
+                position_ids=batch.positions_BT.long(),
+                use_cache=False,
+            )
+        return output.last_hidden_state
+
+    def _visibility(self, batch: Batch) -> Tensor:
         """Who sees whom: segments for packed rows, a padding mask for rows of one segment."""
         B, T = batch.ids_BT.shape
         device = batch.ids_BT.device
@@ -107,7 +123,7 @@ class LanguageModel(nn.Module):
         one_a_row = len(np.unique(rows_G)) == len(rows_G)
         if self.packable and B == 1:
             plan = attention_module.Plan(batch.segments, T, device, self.attention)
-            return {"attention_mask": attention_module.carry(plan)}
+            return attention_module.carry(plan)
         if not one_a_row:
             raise ConfigError(
                 "C178",
@@ -118,9 +134,9 @@ class LanguageModel(nn.Module):
         mask_BT = np.zeros(B * T, dtype=np.int64)
         for start, length in zip(batch.segments.start_G, batch.segments.length_G, strict=True):
             mask_BT[start : start + length] = 1
-        return {"attention_mask": torch.as_tensor(mask_BT.reshape(B, T), device=device)}
+        return torch.as_tensor(mask_BT.reshape(B, T), device=device)
 
-    def computing(self) -> AbstractContextManager[None]:
+    def computing(self) -> AbstractContextManager[Any]:
         """Around every use of `.hf`: products in the compute type, whatever the weights are in."""
         if not self.autocast:
             return nullcontext()

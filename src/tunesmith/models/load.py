@@ -11,13 +11,12 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.errors import ConfigError, EnvironmentFault
@@ -72,7 +71,7 @@ def load(
     directory, revision = resolve(model.path, model.revision, model.cache_dir)
     config = read_config(directory, model.rope_scaling)
     _check_weights(directory)
-    hf, report = AutoModelForCausalLM.from_pretrained(
+    hf, report = cast(Any, AutoModelForCausalLM).from_pretrained(
         directory,
         config=config,
         dtype=dtype,
@@ -286,7 +285,7 @@ def _check_weights(directory: Path) -> None:
     )
 
 
-def _check_report(directory: Path, report: LoadStateDictInfo | dict) -> None:
+def _check_report(directory: Path, report: Any) -> None:
     missing = sorted(report["missing_keys"]) + sorted(k[0] for k in report["mismatched_keys"])
     if missing:
         raise EnvironmentFault(

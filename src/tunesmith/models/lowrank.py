@@ -39,9 +39,12 @@ class LowRankLinear(nn.Module):
         dtype: Type of the trained parameters.
     """
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(
         self,
-        base: nn.Module,
+        base: Any,
         *,
         rank: int,
         scale: float,
@@ -125,7 +128,7 @@ class LowRankLinear(nn.Module):
         return f"in={self.in_features}, out={self.out_features}, rank={len(self.lora_A)}"
 
 
-def weight_of(layer: nn.Module) -> Tensor:
+def weight_of(layer: Any) -> Tensor:
     """A linear layer's weight as (O, I), however it is stored."""
     stored_transposed = isinstance(layer, Conv1D) or (
         isinstance(layer, LowRankLinear) and layer.transposed
@@ -162,14 +165,14 @@ def _joins(layer: nn.Module, x: Tensor) -> bool:
     return not layer._forward_hooks and not layer._forward_pre_hooks
 
 
-def _plain(transposed: bool, inputs: int, outputs: int) -> nn.Module:
+def _plain(transposed: bool, inputs: int, outputs: int) -> Any:
     """An empty layer to hold merged weights: nothing is drawn or allocated for it."""
     with torch.device("meta"):
         return Conv1D(outputs, inputs) if transposed else nn.Linear(inputs, outputs)
 
 
 def _merged(weight_OI: Tensor, A_RI: Tensor | None, B_OR: Tensor | None, scale: float) -> Tensor:
-    if A_RI is None or weight_OI.dtype in HALF:
+    if A_RI is None or B_OR is None or weight_OI.dtype in HALF:
         return weight_OI
     return torch.addmm(weight_OI, B_OR, A_RI, alpha=scale)
 
@@ -205,7 +208,7 @@ class _Projections(torch.autograd.Function):
                 results[4 * i] = torch.mm(dY_NO.t(), x_NI)
             if bias_O is not None and needs[4 * i + 1]:
                 results[4 * i + 1] = dY_NO.sum(0)
-        grad_x = None
+        grad_x: Any = None
         if ctx.needs_input_grad[0]:
             for dY_NO, scale, (weight_OI, _, A_RI, B_OR) in zip(
                 dY, ctx.scales, layers, strict=True
