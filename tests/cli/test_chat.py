@@ -92,7 +92,7 @@ def test_lines_that_are_not_utf8_are_told(say, tiny_model):
 
 def test_two_models_answer_with_histories_of_their_own(say, tiny_model):
     out, _ = say("hi\nho\n", str(tiny_model), "--compare", str(tiny_model), *FEW)
-    assert out.count(f"{tiny_model}: ") == 4
+    assert out.count(f"…/{tiny_model.parent.name}/{tiny_model.name}: ") == 4
     first, second = out.splitlines()[:2]
     assert first == second, "the same model says the same"
 
@@ -141,7 +141,7 @@ class Terminal:
                 try:
                     self.shown += os.read(self.master, 4096).decode(errors="replace")
                 except OSError:  # the other end is closed
-                    break
+                    pytest.fail(f"the chat ended early: {self.shown}")
 
     def type(self, text: str) -> None:
         self.shown = ""

@@ -68,7 +68,8 @@ def talk(talkers: Sequence[Talker]) -> None:
             print(CLEARED, flush=True)
         elif said:
             for talker in talkers:
-                talker.answer(said, label=talker.voice.name if len(talkers) > 1 else "Assistant")
+                name = label_of(talker.voice.name) if len(talkers) > 1 else "Assistant"
+                talker.answer(said, label=name)
 
 
 class Talker:
@@ -145,11 +146,21 @@ def _typed() -> Iterator[str]:
         import readline  # noqa: F401
     while True:
         try:
-            yield input(f"\n{_bold('User: ')}")
+            yield input(f"\n{_bold('User: ', typed=True)}")
         except EOFError:
             print()
             return
 
 
-def _bold(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if output.colour() else text
+def label_of(spec: str) -> str:
+    """A model's name for the left of its answers: of a long path the last two parts."""
+    parts = spec.rstrip("/").split("/")
+    return spec if len(spec) <= 32 else "/".join(["…", *parts[-2:]])
+
+
+def _bold(text: str, *, typed: bool = False) -> str:
+    """Bold where stdout takes colour; a prompt to type at tells readline what has no width."""
+    if not output.colour():
+        return text
+    begin, end = ("\x01\x1b[1m\x02", "\x01\x1b[0m\x02") if typed else ("\x1b[1m", "\x1b[0m")
+    return f"{begin}{text}{end}"
