@@ -103,6 +103,7 @@ def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, see
     hf = load.load(config, dtype=dtype, device=device, seed=seed).hf
     for adapter in origin.source.adapters:
         tuner = tuners.for_adapter(adapter)
+        tuner.apply(hf)
         tuner.load(hf, adapter)
         tuner.merge(hf)
     if origin.source.checkpoint is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import registry
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 def build(config: Any) -> Tuner:
     """The tuner that `config.kind` names."""
     return registry.load("tuners", config.kind).build(config)
+
+
+def for_adapter(path: Path) -> Tuner:
+    """The tuner that computes an adapter on disk; `apply` it, then `load` the path.
+
+    Raises:
+        EnvironmentFault: E209, no adapter there; E210, an adapter of a kind we can't compute.
+    """
+    from tunesmith.tuners import lora_files_impl
+
+    return registry.load("tuners", "lora").build(lora_files_impl.read_config(path))
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
