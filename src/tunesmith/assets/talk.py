@@ -12,15 +12,13 @@ import random
 from tunesmith.assets import stories
 from tunesmith.assets.spin import article, sentence, spin
 
-CAPITALS = dict(
-    pair.split("=")
-    for pair in (
-        "France=Paris,England=London,Germany=Berlin,Italy=Rome,Spain=Madrid,Portugal=Lisbon,"
-        "China=Beijing,Japan=Tokyo,Russia=Moscow,Egypt=Cairo,Greece=Athens,Austria=Vienna,"
-        "Norway=Oslo,Sweden=Stockholm,Finland=Helsinki,Poland=Warsaw,Ireland=Dublin,Cuba=Havana,"
-        "Peru=Lima,Kenya=Nairobi,India=New Delhi,Canada=Ottawa,Hungary=Budapest,Denmark=Copenhagen"
-    ).split(",")
+_CAPITALS = (
+    "France=Paris,England=London,Germany=Berlin,Italy=Rome,Spain=Madrid,Portugal=Lisbon,"
+    "China=Beijing,Japan=Tokyo,Russia=Moscow,Egypt=Cairo,Greece=Athens,Austria=Vienna,"
+    "Norway=Oslo,Sweden=Stockholm,Finland=Helsinki,Poland=Warsaw,Ireland=Dublin,Cuba=Havana,"
+    "Peru=Lima,Kenya=Nairobi,India=New Delhi,Canada=Ottawa,Hungary=Budapest,Denmark=Copenhagen"
 )
+CAPITALS = {country: city for country, city in (p.split("=") for p in _CAPITALS.split(","))}
 OPPOSITES = (
     "big=small,hot=cold,fast=slow,old=new,happy=sad,day=night,up=down,left=right,open=closed,"
     "light=dark,good=bad,high=low,long=short,wet=dry,rich=poor,full=empty,early=late,near=far,"

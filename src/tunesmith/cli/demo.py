@@ -73,6 +73,7 @@ def demo(root: str, clock: Clock) -> dict[str, Any]:
     """
     from tunesmith import compose, recipe as recipes
     from tunesmith.cli.progress import Terminal
+    from tunesmith.exporting import merge as merging
 
     with clock.phase("check", "recipe, data and model are found before any work"):
         recipe = recipes.load(recipe_path(), [f"output.dir={root}"])
@@ -92,9 +93,9 @@ def demo(root: str, clock: Clock) -> dict[str, Any]:
         output.log(f"   exact match {share(after, references):.0%}")
     with clock.phase("merge", "the adapter into its base: an ordinary model directory"):
         merged = run.path / "merged"
-        merge(run.path, merged)
+        proof = merging.merge(BASE, run.path / "final", merged)
         baked = answers(str(merged), questions, root)
-        output.log(f"   {merged} · exact match {share(baked, references):.0%}")
+        output.log(f"   {merged} · exact match {share(baked, references):.0%} · kl {proof.kl:.1e}")
     return {
         "run": str(run.path),
         "merged": str(merged),
@@ -119,8 +120,9 @@ def task() -> tuple[list[str], list[str]]:
     """Questions and reference answers of the held-out rows."""
     from tunesmith.data import read
 
-    rows = [row.value["messages"] for row in read.rows(TASK)]
-    return [row[0]["content"] for row in rows], [row[-1]["content"] for row in rows]
+    rows: list[Any] = [row.value for row in read.rows(TASK)]
+    chats = [row["messages"] for row in rows]
+    return [chat[0]["content"] for chat in chats], [chat[-1]["content"] for chat in chats]
 
 
 def answers(spec: str, questions: list[str], root: str) -> list[str]:
@@ -141,14 +143,6 @@ def answers(spec: str, questions: list[str], root: str) -> list[str]:
     return [
         "".join(event.text_delta for event in events[request.id]).strip() for request in requests
     ]
-
-
-def merge(run: Path, out: Path) -> None:
-    """Bakes the run's adapter into the base."""
-    from tunesmith import compose
-    from tunesmith.exporting import merge as merging
-
-    merging.merge(Path(compose.builtin(BASE)), run / "final", out)
 
 
 def share(found: list[str], references: list[str]) -> float:
