@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith import platform
 from tunesmith.compose import artefacts, data, train
 from tunesmith.compose.display import Display
-from tunesmith.compose.estimate import available_gb, disk_gb, largest_batch, memory, variants
+from tunesmith.compose.memory import available_gb, disk_gb, largest_batch, memory, variants
 from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
 
 PROBE_STEPS = 4

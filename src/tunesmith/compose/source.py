@@ -116,7 +116,7 @@ def existing_base(recorded: dict, start: Path) -> str:
     """A recorded base that exists: as it was called, relative to the run, or by content hash.
 
     Raises:
-        EnvironmentFault: E202, it is nowhere.
+        EnvironmentFault: E211, it is nowhere.
     """
     name, relative = recorded["path"], recorded.get("relative")
     if name.startswith("builtin:") or Path(name).is_dir():
@@ -129,7 +129,7 @@ def existing_base(recorded: dict, start: Path) -> str:
     if not name.startswith(("/", ".")) and name.count("/") == 1:
         return name
     raise EnvironmentFault(
-        "E202",
+        "E211",
         f"the base model of this adapter is gone: {name}",
         where=str(start),
         fix="put it back, or give the folder once to `tunesmith model info` so that it is known",
@@ -150,7 +150,7 @@ def base_of(spec: str, root: str = "runs/") -> str:
     recorded = found.card().get("base")
     if recorded is None:
         raise EnvironmentFault(
-            "E202", f"{spec} does not say what it was trained from", fix="name the other model"
+            "E211", f"{spec} does not say what it was trained from", fix="name the other model"
         )
     return existing_base(recorded, found.top or Path())
 

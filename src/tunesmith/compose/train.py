@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__, platform, recipe as recipes
-from tunesmith.compose import artefacts, build, data, estimate, model
+from tunesmith.compose import artefacts, build, data, memory, model
 from tunesmith.compose.display import Display
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.recipe.sections import Recipe
@@ -153,7 +153,7 @@ def _build(ready: Ready, directory: RunDir, display: Display, *, resuming: bool)
     display.example(*artefacts.first_example(ready.train_set), decode)
     recipe, origin = ready.recipe, ready.origin
     dtype = platform.choose_dtype(recipe.train.dtype)
-    need = estimate.check_fits(recipe, origin, dtype, ready.train_set)
+    need = memory.check_fits(recipe, origin, dtype, ready.train_set)
     directory.update(estimated_memory_gb=round(need.total, 3))
     sets = ready.train_set, ready.eval_set
     run = build.build_run(recipe, origin, directory, ready.stage, sets, display)
