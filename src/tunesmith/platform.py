@@ -82,13 +82,9 @@ class Machine:
     devices: tuple[Device, ...] = ()
 
 
-# ---------------------------------------------------------------- places
-
-
 def home() -> Path:
     """TUNESMITH_HOME: caches and the index of runs; default ~/.cache/tunesmith."""
-    given = os.environ.get("TUNESMITH_HOME")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "tunesmith"
+    return Path(os.environ.get("TUNESMITH_HOME") or "~/.cache/tunesmith").expanduser()
 
 
 # ---------------------------------------------------------------- before torch
@@ -262,7 +258,8 @@ def measure(environment: dict[str, str] | None = None) -> dict[str, Any]:
         `dtypes` name → TFLOP/s or None, `isa_cap`, `devices`.
     """
     base = dict(os.environ if environment is None else environment)
-    wanted, cap = list(DTYPES), None
+    wanted: list[str] = list(DTYPES)
+    cap = None
     rates: dict[str, float | None] = dict.fromkeys(DTYPES)
     devices: list[Any] = []
     while wanted:

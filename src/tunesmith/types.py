@@ -267,7 +267,7 @@ class Parts:
     template: Any
     """templates.base.Template: renders and tokenises samples."""
     max_length: int
-    on_overlength: str
+    on_overlength: Literal["truncate", "skip", "error"]
     system: str | None = None
     seed: int = 0
 

@@ -56,8 +56,7 @@ def _recipe(words: list[str], model: str) -> Any:
     from tunesmith.compose import inspection
 
     path, overrides = output.split_recipe(words)
-    is_recipe = path is None or path.endswith(inspection.RECIPES) or ".py:" in path
-    if is_recipe:
+    if path is None or path.endswith(inspection.RECIPES) or ".py:" in path:
         return recipes.load(path, overrides)
     made = inspection.stage_for(path)
     return recipes.load(None, [f"model={model}", f"stage={made}", f"data.train={path}", *overrides])

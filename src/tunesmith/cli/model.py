@@ -46,7 +46,7 @@ def describe(spec: str, depth: int) -> dict[str, Any]:
     place = source.locate(spec)
     directory, _ = load.resolve(place.base)
     source.content_hash(place)  # so that its adapters find it again if it moves
-    skeleton = load.skeleton(ModelConfig(path=str(directory)))
+    skeleton: Any = load.skeleton(ModelConfig(path=str(directory)))
     bytes_by_type = counting.stored(directory)
     total = sum(p.numel() for p in skeleton.parameters())
     per_parameter = sum(bytes_by_type.values()) / max(total, 1)

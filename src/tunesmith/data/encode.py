@@ -288,7 +288,9 @@ def _results(job: Job, tasks: Iterator[Task], processes: int) -> Iterator[dict[s
     tasks = itertools.chain(first, tasks)
     if processes > 1 and len(first) > 1:
         return workers.run(job, tasks, processes)
-    function = job() if first else None
+    if not first:
+        return iter(())
+    function = job()
     return (function(task) for task in tasks)
 
 
@@ -352,10 +354,14 @@ def _with_system(sample: Sample, system: str | None) -> Sample:
     if system is None:
         return sample
     if isinstance(sample, Preference):
-        return Preference(_with_system(sample.prompt, system), sample.chosen, sample.rejected)
+        return Preference(_begun(sample.prompt, system), sample.chosen, sample.rejected)
     if isinstance(sample, Feedback):
-        return Feedback(_with_system(sample.conversation, system), sample.desirable)
-    if isinstance(sample, Conversation) and not any(m.role == "system" for m in sample.messages):
-        messages = (Message.of("system", system), *sample.messages)
-        return Conversation(messages, sample.tools)
-    return sample
+        return Feedback(_begun(sample.conversation, system), sample.desirable)
+    return _begun(sample, system) if isinstance(sample, Conversation) else sample
+
+
+def _begun(conversation: Conversation, system: str) -> Conversation:
+    if any(message.role == "system" for message in conversation.messages):
+        return conversation
+    messages = (Message.of("system", system), *conversation.messages)
+    return Conversation(messages, conversation.tools)

@@ -229,7 +229,8 @@ class _Window:
     def peek(self) -> str:
         """Moves to the next character that is no white space and returns it; "" at the end."""
         while True:
-            end = _SPACE.match(self.text, self.at).end()
+            space = _SPACE.match(self.text, self.at)
+            end = space.end() if space else self.at
             self.line += self.text.count("\n", self.at, end)
             self.at = end
             if self.at < len(self.text):

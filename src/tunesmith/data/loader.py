@@ -11,9 +11,9 @@ import math
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class Loader:
     world: int = 1
     padded: bool = False
     """One example a row, for models and tuners that can't take examples end to end."""
+
+    _units: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_units", lru_cache(maxsize=2)(self._plan))

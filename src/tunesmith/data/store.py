@@ -53,7 +53,7 @@ def write_shard(path: Path, items: Sequence[Item]) -> int:
     )
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with aside.open("wb") as stream:
-        stream.writelines(memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays)
+        stream.writelines(np.ascontiguousarray(array).data.cast("B") for array in arrays)
         stream.flush()
         os.fsync(stream.fileno())
     aside.replace(path)

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from tunesmith.errors import RunError, TunesmithError
 
@@ -45,7 +45,7 @@ def run(make: Callable[[], Function], tasks: Iterable[Any], processes: int) -> I
                 break
         busy = set(workers)
         while busy:
-            for connection in wait(list(busy)):
+            for connection in cast(list[Connection], wait(list(busy))):
                 yield _result(connection, workers[connection])
                 task = next(tasks, None)
                 if task is None:
@@ -69,7 +69,7 @@ def cores() -> int:
 
 
 def _start(make: Callable[[], Function], processes: int, workers: dict[Connection, Any]):
-    context = multiprocessing.get_context(start_method())
+    context: Any = multiprocessing.get_context(start_method())
     ours, theirs = context.Pipe()
     others = [ours, *workers] if context.get_start_method() == "fork" else []
     process = context.Process(target=_serve, args=(make, theirs, others), daemon=True)

@@ -164,4 +164,4 @@ def _contents(tensors: list[Planned]) -> Iterator[bytes | memoryview]:
         if made.shape != tensor.shape or made.dtype != tensor.dtype:
             raise AssertionError(f"{tensor.name} became {made.dtype} {tuple(made.shape)}")
         if made.numel():
-            yield memoryview(made.contiguous().reshape(-1).view(torch.uint8).numpy())
+            yield made.contiguous().reshape(-1).view(torch.uint8).numpy().data

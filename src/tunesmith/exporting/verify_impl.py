@@ -12,7 +12,7 @@ import gc
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -92,7 +92,7 @@ def _load(directory: Path) -> PreTrainedModel:
     return load.load(ModelConfig(path=str(directory)), dtype="float32").hf.eval()
 
 
-def _resize(model: PreTrainedModel, adapter: Path, vocabulary: int) -> None:
+def _resize(model: Any, adapter: Path, vocabulary: int) -> None:
     """Makes room for an adapter's larger vocabulary; what it holds is then overwritten."""
     from tunesmith.exporting.adapter_impl import read
 

@@ -58,7 +58,7 @@ class Engine:
     """See `TorchGenerator`."""
 
     def __init__(self, model: Any, tokenizer: Any, max_rows: int):
-        self.hf = model.hf if isinstance(model, LanguageModel) else model
+        self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
         self.tokenizer = tokenizer
         self.context = context_length(self.hf.config)

@@ -39,8 +39,9 @@ def _docs_of(cls: type) -> dict[str, str]:
     )
     docs = {}
     for field, below in itertools.pairwise(body):
-        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if is_field and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             docs[field.target.id] = inspect.cleandoc(str(below.value.value))
     return docs
 

@@ -130,7 +130,9 @@ def _refuse_bare_number(root: Node) -> None:
     """`data.eval: 0.05` would be a file of that name; nobody means that."""
     data = root.value.get("data")
     node = data.value.get("eval") if data is not None and data.is_map else None
-    number = free(node) if node is not None and node.is_scalar else None
+    if node is None or not node.is_scalar:
+        return
+    number = free(node)
     if isinstance(number, int | float) and not isinstance(number, bool):
         key = "fraction" if number < 1 else "count"
         raise ConfigError(

@@ -167,7 +167,7 @@ def _value(hint: Any, node: Node, path: str) -> Any:
         return free(node)
     if origin in (Union, types.UnionType):
         return _union(get_args(hint), node, path)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, node, path)
     if _is_sequence(hint):
         return _sequence(hint, node, path)

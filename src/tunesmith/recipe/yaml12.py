@@ -76,10 +76,11 @@ def parse(text: str, name: str, folder: Path | None = None) -> Node:
             raise ConfigError("C101", "the recipe is empty", where=name)
         root = composer.get_node()
         if composer.check_node():
+            second: Any = composer.get_node()
             raise ConfigError(
                 "C108",
                 "more than one YAML document in a recipe",
-                where=str(reader.place(composer.get_node().start_mark)),
+                where=str(reader.place(second.start_mark)),
                 fix="one file, one recipe: remove `---`, or split the file",
             )
     except yaml.MarkedYAMLError as error:

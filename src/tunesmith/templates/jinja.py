@@ -22,6 +22,7 @@ from tunesmith.types import Message, Text, Thinking, ToolCall
 # Private-use characters: no template gives them a meaning; in content they are marked themselves.
 _OPEN, _CLOSE, _START, _END = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+_BROKEN = re.compile(f"[{_OPEN}{_CLOSE}]")
 _THOUGHT = "<think>\n{}\n</think>\n\n"
 
 
@@ -61,15 +62,19 @@ class JinjaTemplate(Template):
         self._empty_system = self._has_default_system(ask)
         notes = ["it writes a date: always 26 Jul 2024"] if "strftime_now" in self.source else []
         self._learn_completion(_Chat(self, (ask, answer), ()), notes)
-        try:
-            twice = self._sequences((ask, answer, ask, answer), ())
-        except DataError:
-            twice = []
-            notes.append("it renders a single turn only")
-        self.rewrites_history = len(twice) > 1
+        self.rewrites_history = self._rewrites(ask, answer, ask, answer)
         if self.rewrites_history:
             notes.append("earlier turns change once later ones follow: each is its own example")
+        elif self._rewrites(Message.of("system", "Be brief."), ask, answer, ask, answer):
+            notes.append("the system prompt moves to the last turn: each turn is its own example")
         self.notes = tuple(notes)
+
+    def _rewrites(self, *messages: Message) -> bool:
+        """Whether a conversation takes more than one sequence."""
+        try:
+            return len(self._sequences(messages, ())) > 1
+        except DataError:  # it may refuse a second turn, or a system prompt
+            return False
 
     def _learn_completion(self, chat: _Chat, notes: list[str]) -> None:
         prompt, said, tail = chat.cut(1)
@@ -172,14 +177,14 @@ class _Chat:
         """Rendered text with the strings behind marks back, as content."""
         if not self.strings:
             return (Piece(text, True),) if text else ()
-        if "\\ue0f" in text:
+        parts = _MARK.split(text)
+        if "\\ue0f" in text or any(map(_BROKEN.search, parts[::2])):
             raise DataError(
                 "D305",
                 "the conversation spells a control token where the chat template hides it",
                 where=self.template.name,
                 fix="remove the token's string from the row, or use data.on_bad_row=skip",
             )
-        parts = _MARK.split(text)
         made = [
             Piece(self.strings[int(part)], False) if odd % 2 else Piece(part, True)
             for odd, part in enumerate(parts)

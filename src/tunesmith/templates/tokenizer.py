@@ -64,7 +64,7 @@ class Tokenizer:
         self.adds_bos = self._adds_bos()
         self.chat_template = _chat_template(self.path, self.config)
         self.vocab_size = max(self.rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        settings = json.dumps([sorted(named.items()), self.adds_bos], sort_keys=True)
+        settings = json.dumps([sorted(named.items()), sorted(self.special_ids), self.adds_bos])
         self.hash = hashlib.sha256(data + settings.encode()).hexdigest()
         self._spec: dict[str, Any] | None = None
         self._variants: dict[Any, Rust] = {}
@@ -161,7 +161,9 @@ class Tokenizer:
         """Writes tokenizer.json, its configuration and, if given, the chat template."""
         target = Path(path)
         shutil.copyfile(self.path / "tokenizer.json", target / "tokenizer.json")
-        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        # The template is in a file of its own; `auto_map` names code to run.
+        dropped = ("chat_template", "auto_map")
+        config = {key: value for key, value in self.config.items() if key not in dropped}
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
         (target / "tokenizer_config.json").write_text(text, encoding="utf-8")
         if chat_template is not None:

@@ -73,7 +73,7 @@ class Wandb:
 
     def __init__(self, run_path: Path):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtra("wandb", "trackers", "log.report_to: wandb") from error
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)

@@ -151,6 +151,8 @@ class TrainingRun:
 
     def evaluate(self) -> dict[str, float]:
         """Token-weighted means over all evaluation data, and perplexity = exp(mean loss)."""
+        if self.eval_loader is None:
+            return {}
         self.model.eval()
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}

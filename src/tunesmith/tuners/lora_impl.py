@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from tunesmith.tuners.lora import LoraConfig
 _ORIGINAL = "lora_original_"  # no family has a buffer called so (Llama has `original_inv_freq`)
 
 
-def transformers_model(model: nn.Module) -> PreTrainedModel:
+def transformers_model(model: Any) -> PreTrainedModel:
     """The transformers model inside a LanguageModel; others are returned as they are."""
     return model.hf if isinstance(model, LanguageModel) else model
 
@@ -41,7 +42,7 @@ def apply(model: nn.Module, config: LoraConfig) -> None:
     hf.requires_grad_(False)
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     for name in targets:
-        base = hf.get_submodule(name)
+        base: Any = hf.get_submodule(name)
         layer = LowRankLinear(
             base,
             rank=config.r,
