@@ -66,7 +66,7 @@ class Trainer:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 def serve(log: Path) -> None:
@@ -141,3 +141,4 @@ def _install(fault: dict[str, Any], root: Path) -> None:
 
 if __name__ == "__main__":
     serve(Path(sys.argv[1]))
+    os._exit(0)  # tearing torch down takes seconds

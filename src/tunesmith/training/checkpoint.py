@@ -115,17 +115,14 @@ def save(
     folder = Path(run_path) / FOLDER
     save_id, pid = _agree(parallel)
     aside = folder / f".tmp-{step}-{pid}-{save_id}"
-    header = {"save_id": save_id, "step": str(step)}
     tail = f"{rank:05d}-of-{world:05d}"
     with _all_or_none(parallel, step, aside):
-        make_directory(folder)
-        make_directory(aside)
-        files: dict[str, Written] = {}
-        index: dict[str, Any] = {}
         for group, tensors in zip(GROUPS, (weights, optimizer), strict=True):
             shards.refuse_non_finite(tensors, step, group)
-            file = aside / f"{group}-{tail}.safetensors"
-            files[file.name], index[group] = shards.write(file, tensors, rank=rank, metadata=header)
+        make_directory(folder)
+        make_directory(aside)
+        header = {"save_id": save_id, "step": str(step)}
+        files, index = _write_shards(aside, (weights, optimizer), rank, tail, header)
         if rank != 0:
             part = {"save_id": save_id, "files": files, "index": index}
             write_file(aside / f"part-{tail}.json", [encode(part)])
@@ -287,6 +284,22 @@ def _not_written(step: int, error: OSError, where: Path) -> RunError:
         why="Earlier checkpoints are as they were.",
         fix="free space or mend the disk, then: tunesmith resume",
     )
+
+
+def _write_shards(
+    aside: Path,
+    groups: tuple[Mapping[str, Tensor], ...],
+    rank: int,
+    tail: str,
+    header: Mapping[str, str],
+) -> tuple[dict[str, Written], dict[str, Any]]:
+    """This rank's file of each group, and its part of the index."""
+    files: dict[str, Written] = {}
+    index: dict[str, Any] = {}
+    for group, tensors in zip(GROUPS, groups, strict=True):
+        path = aside / f"{group}-{tail}.safetensors"
+        files[path.name], index[group] = shards.write(path, tensors, rank=rank, metadata=header)
+    return files, index
 
 
 def _take_parts(
