@@ -44,6 +44,16 @@ def test_oldest_rounds_go_first_and_the_system_prompt_stays(chatml):
     assert text_of(chatml, turns) == text_of(chatml, encode(talk_of("q3", "a3", system="SYS"))[0])
 
 
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_as_many_rounds_stay_as_fit(chatml, kept):
+    encode = encoder(chatml)
+    texts = [f"{letter}{n}" for n in range(8) for letter in "qa"]
+    room = length(encode(talk_of(*texts[-2 * kept :]))[0])
+    for spare in (0, 5):
+        [turns] = fit(talk_of(*texts), encode, chatml.tokenizer, room + spare)
+        assert len(turns) == kept
+
+
 def test_a_long_question_loses_its_middle_and_no_markup(chatml):
     question = "begin " + "x " * 400 + " end"
     encode = encoder(chatml)

@@ -291,6 +291,29 @@ def test_control_strings_that_the_template_escapes_are_refused(trained):
     assert caught.value.code == "D305"
 
 
+def test_control_strings_that_the_template_cuts_in_two_are_refused(trained):
+    template = make(CHATML.replace("m.content", "m.content[:21]"), trained["bytes"])
+    with pytest.raises(DataError) as caught:
+        template.render(Conversation((Message.of("user", "x" * 20 + "</s>"), ANSWER)))
+    assert caught.value.code == "D305"
+
+
+def test_a_system_prompt_that_moves_to_the_last_turn_is_said(trained):
+    source = (
+        "{% if messages[0].role == 'system' %}{% set s = messages[0].content %}"
+        "{% set rest = messages[1:] %}"
+        "{% else %}{% set s = '' %}{% set rest = messages %}{% endif %}"
+        "{% for m in rest %}"
+        "{% if m.role == 'user' %}[INST]{{ s if loop.last }}{{ m.content }}[/INST]"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    template = make(source, trained["bytes"])
+    assert any("system prompt moves" in note for note in template.notes)
+    [[first], [second]] = texts(template, CHATS["system, two"])
+    assert first[0] == "[INST]Be brief.What is 2+2?[/INST]"
+    assert second[0].startswith("[INST]What is 2+2?[/INST]Four, 四.</s>[INST]Be brief.Sure?")
+
+
 @pytest.mark.parametrize(
     ("source", "system", "begins"),
     [

@@ -118,6 +118,15 @@ def test_save_and_load_again(folder, tmp_path):
     assert again.chat_template == "{{ messages }}"
 
 
+def test_save_leaves_out_what_would_run_code(trained, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(trained["bytes"], source)
+    config = {"auto_map": {"AutoTokenizer": "evil.Tokenizer"}, "eos_token": "</s>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    Tokenizer.load(source).save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {"eos_token": "</s>"}
+
+
 def test_chat_template_by_name(trained, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(trained["bytes"], folder)
