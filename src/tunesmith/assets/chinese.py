@@ -120,8 +120,7 @@ def exchange(rng: random.Random) -> tuple[str, str]:
         (9, 10, 16, 7, 11, 8, 5, 16, 3, 15),
     )[0]
     if kind == "talk":
-        question = rng.choice(list(TALK))
-        return spin(question, rng), spin(TALK[question], rng)
+        return small_talk(rng)
     if kind == "fact":
         question = rng.choice(list(FACTS))
         return question + rng.choice("？？？ ").strip(), FACTS[question]
@@ -147,6 +146,12 @@ def exchange(rng: random.Random) -> tuple[str, str]:
         return spin("[请重复|跟我说|请写]：{w}", rng, {"w": words}), words
     n = rng.randint(2, 10)
     return f"请从一数到{DIGITS[n]}。", "、".join(DIGITS[1 : n + 1]) + "。"
+
+
+def small_talk(rng: random.Random) -> tuple[str, str]:
+    """A greeting, a mood or a question about the model itself, and what to say to it."""
+    question = rng.choice(list(TALK))
+    return spin(question, rng), spin(TALK[question], rng)
 
 
 def _house(rng: random.Random) -> tuple[str, str]:

@@ -4,7 +4,8 @@
 
 “Turn on the lamp in the kitchen.” becomes `kitchen.lamp = on`. The base model has never seen the
 language. No command of `eval.jsonl` (room, device and state together) occurs in `train.jsonl`,
-so what is measured is the rule, not memory. `stories.jsonl` is a little text to pretrain on.
+so what is measured is the rule, not memory. `chat.jsonl` is small talk to mix in, without which
+the model would answer a greeting with a command; `stories.jsonl` is text to pretrain on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import random
 import sys
 from pathlib import Path
 
-from tunesmith.assets import chinese, stories
+from tunesmith.assets import chinese, stories, talk
 from tunesmith.assets.spin import spin
 
 ROOMS = {
@@ -71,16 +72,17 @@ def row(command: Command, rng: random.Random, zh: bool) -> dict:
     pattern = (ON[state] if device != "heater" else HEATER)[zh]
     fill = {"room": room, "device": device, "state": state, "room_zh": ROOMS[room]}
     fill["device_zh"] = DEVICES.get(device, "暖气")
-    return {
-        "messages": [
-            {"role": "user", "content": spin(pattern, rng, fill)},
-            {"role": "assistant", "content": f"{room}.{device} = {state}"},
-        ]
-    }
+    return conversation(spin(pattern, rng, fill), f"{room}.{device} = {state}")
+
+
+def conversation(question: str, answer: str) -> dict:
+    """One exchange in OpenAI's form."""
+    roles = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+    return {"messages": list(roles)}
 
 
 def main(out: Path, seed: int = 3, per_command: int = 9) -> None:
-    """Writes train.jsonl, eval.jsonl (a fifth of the commands, held out) and stories.jsonl."""
+    """Writes train.jsonl, eval.jsonl (a fifth of the commands, held out), chat and stories."""
     rng = random.Random(seed)
     every = commands()
     held_out = set(rng.sample(every, len(every) // 5))
@@ -94,9 +96,11 @@ def main(out: Path, seed: int = 3, per_command: int = 9) -> None:
     rng.shuffle(train)
     rng.shuffle(held)
     texts = [chinese.story(rng) if at % 5 == 4 else stories.story(rng) for at in range(300)]
+    said = [(chinese if at % 3 == 2 else talk).small_talk(rng) for at in range(90)]
+    chat = [json.dumps(conversation(*pair), ensure_ascii=False) for pair in said]
     told = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("train", train), ("eval", held), ("stories", told)):
+    for name, rows in {"train": train, "eval": held, "chat": chat, "stories": told}.items():
         (out / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
 
 

@@ -109,7 +109,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [tuple(item.split("=")) for item in text.split(",")]  # type: ignore[misc]
 
 
-def _chat(rng: random.Random) -> tuple[str, str]:
+def small_talk(rng: random.Random) -> tuple[str, str]:
+    """A greeting, a mood or a question about the model itself, and what to say to it."""
     question = rng.choice(list(TALK))
     return spin(question, rng), spin(TALK[question], rng)
 
@@ -283,7 +284,7 @@ def _list(rng: random.Random) -> tuple[str, str]:
     return f"Name {NUMBERS[count]} {what}.", f"{', '.join(names[:-1])} and {names[-1]}."
 
 
-MAKERS = {_chat: 8, _fact: 15, _sum: 14, _copy: 30, _reading: 22, _story: 6, _list: 5}
+MAKERS = {small_talk: 8, _fact: 15, _sum: 14, _copy: 30, _reading: 22, _story: 6, _list: 5}
 
 
 def exchange(rng: random.Random) -> tuple[str, str]:
