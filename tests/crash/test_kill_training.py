@@ -67,8 +67,8 @@ class Stand(NamedTuple):
             assert answer.code == 0, answer.output
             output = answer.output
         assert results(self.run) == self.whole
-        hidden = [p for p in (self.run / "checkpoints").iterdir() if p.name.startswith(".")]
-        assert hidden == []
+        aside = [*self.run.glob("checkpoints/.*"), *self.run.glob(".final-*")]
+        assert aside == []
         return output
 
 

@@ -168,8 +168,11 @@ def check_space(run_path: Path, parameters: Iterable[Tensor], *, copies: int = 2
 
 
 def clean(run_path: Path) -> None:
-    """Removes what killed saves left behind. Call it under the run's lock, before `newest`."""
+    """Removes what a killed run left half done. Call it under the run's lock, before `newest`."""
     folder = Path(run_path) / FOLDER
+    for path in Path(run_path).glob(".final-*"):
+        with _best_effort(f"{path} could not be cleaned up"):
+            remove_tree(path)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _ASIDE.fullmatch(path.name)
         if match is None:
