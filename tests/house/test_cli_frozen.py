@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 
 import pytest
+
+from tests.house.source import calls, modules
 
 VERBS = (
     "train",
@@ -47,3 +50,19 @@ def test_verbs_are_exactly_these():
 def test_help_shows_three_runnable_examples(verb):
     examples = re.findall(rf"tunesmith {verb}\b.*", help_of(verb))
     assert len([line for line in examples if not line.startswith("Usage")]) >= 3
+
+
+def test_advice_names_verbs_that_exist():
+    """A `fix:` that tells a command no one can type is worse than none."""
+    told = {
+        (verb, module.here)
+        for module in modules()
+        for _, call in calls(module)
+        for keyword in call.keywords
+        if keyword.arg == "fix"
+        for verb in re.findall(
+            r"(?:^f?['\"]|[:;,] |`)tunesmith ([a-z]+)", ast.unparse(keyword.value)
+        )
+    }
+    assert told
+    assert {(verb, where) for verb, where in told if verb not in VERBS} == set()

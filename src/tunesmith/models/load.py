@@ -204,7 +204,7 @@ def _config(fields: dict[str, Any], rope_scaling: Any, where: str) -> PreTrained
                 "E204",
                 f"this model comes with code of its own ({fields['auto_map']}), which is never run",
                 where=where,
-                fix="use a family that transformers knows, or convert it: tunesmith import",
+                fix="use a family that transformers knows",
             )
         raise EnvironmentFault(
             "E205", f"transformers knows no model_type {kind!r}", where=where, fix="check config"
@@ -278,7 +278,7 @@ def _check_weights(directory: Path) -> None:
         raise EnvironmentFault(
             "E203",
             f"{directory} has its weights only as a pickle ({pickles[0]}), which is never read",
-            fix=f"convert it once: tunesmith import {directory}",
+            fix="convert it to safetensors, where you trust it, with the tool that wrote it",
         )
     raise EnvironmentFault(
         "E201", f"no model at {directory}: no *.safetensors beside config.json", fix="download it"
