@@ -95,6 +95,11 @@ def head_logprobs(
     return _HeadLogprobs.apply(hidden_SD, head.weight_VD, head.bias_V, targets_S, options)
 
 
+def logits(hidden_SD: Tensor, head: Head) -> Tensor:
+    """All logits of a few positions in float32 or wider, without autograd; shape (S, V)."""
+    return _logits(hidden_SD, head.weight_VD.detach(), head.bias_V, head)
+
+
 def chunk_rows(weight_VD: Tensor) -> int:
     """Rows whose float32 logits fit `CHUNK_BYTES`: a multiple of 16."""
     size = CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES["cuda"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import EnvironmentFault
 from tunesmith.losses.products import Packed, pack
-from tunesmith.losses.tokens import Head, chunk_rows
+from tunesmith.losses.tokens import Head, chunk_rows, logits
 
 # config field -> how it acts on the logits; a family with another rule is found out by `verify`
 _SCALE = ("logit_scale",)
@@ -44,6 +45,30 @@ def head_of(hf: PreTrainedModel) -> Head:
     scale = _first(fields, _SCALE, 1.0) / _first(fields, _DIVISOR, 1.0)
     bias = module.bias if isinstance(module, nn.Linear) else None
     return Head(module.weight, bias, scale, _first(fields, _SOFTCAP, None))
+
+
+def verify(hf: PreTrainedModel) -> None:
+    """Compares our reading of a head with the model's own logits for two tokens.
+
+    Raises:
+        EnvironmentFault: E211, the family's head computes something else.
+    """
+    trained = hf.training
+    hf.eval()
+    with torch.no_grad():
+        ids = torch.tensor([[0, 1]], device=hf.device)
+        hidden_D = hf.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        expected_V = hf(input_ids=ids, use_cache=False).logits[0, -1].float()
+        head = head_of(hf)
+        found_V = logits(hidden_D.to(head.weight_VD.dtype)[None], head)[0].float()
+    hf.train(trained)
+    bound = 1e-4 if hf.dtype in (torch.float32, torch.float64) else 0.05
+    if (found_V - expected_V).abs().max() > bound * expected_V.abs().max().clamp(min=1e-6):
+        raise EnvironmentFault(
+            "E211",
+            f"the head of {hf.config.model_type} computes more than softcap(scale·(hW+b))",
+            fix="this family can't be trained yet",
+        )
 
 
 class HeadCache:

@@ -104,6 +104,13 @@ def stored(directory: Path) -> dict[str, int]:
     return found
 
 
+def stored_dtype(directory: Path, default: str) -> str:
+    """The type that most of a directory's weights are stored in, if models can be loaded in it."""
+    found = stored(directory)
+    most = max(found, key=lambda kind: found[kind], default=default)
+    return most if most in ("float32", "bfloat16", "float16") else default
+
+
 def cache_bytes(model: PreTrainedModel, itemsize: int) -> int | None:
     """Bytes of keys and values that each token of context takes; None: not of that kind."""
     fields: dict[str, Any] = model.config.get_text_config().to_dict()

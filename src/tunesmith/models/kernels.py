@@ -60,6 +60,11 @@ def install(hf: PreTrainedModel, kind: str, planned_tokens: int | None = None) -
     return [f"kernels: {kind}"]
 
 
+def known(hf: PreTrainedModel) -> bool:
+    """Whether `hf` is a causal language model of a family whose code ours repeats."""
+    return type(hf).__name__ in {f"{family}ForCausalLM" for family in FAMILIES}
+
+
 def trims(hf: PreTrainedModel) -> bool:
     """Whether the last layer returns only the positions that the plan wants."""
     last = _last_layer_of(hf)

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ConfigError
 from tunesmith.losses.tokens import head_logprobs
 from tunesmith.models import attention as attention_module, kernels as kernels_module
-from tunesmith.models.heads import HeadCache
+from tunesmith.models.allocator import keep_freed_memory
+from tunesmith.models.heads import HeadCache, verify
 from tunesmith.models.load import packable
 from tunesmith.types import Batch, TokenLogprobs
 
@@ -50,8 +51,6 @@ class LanguageModel(nn.Module):
         self.hf = hf
         self.compute_dtype = compute_dtype or hf.dtype
         self.master_weights = master_weights
-        self.autocast = self.compute_dtype != hf.dtype
-        """Set by tuners that train weights in another type than the products have."""
         self.packable = packable(hf.config)
         self.attention = attention
         self._heads = HeadCache(hf)
@@ -59,6 +58,25 @@ class LanguageModel(nn.Module):
         if self.packable:
             self.notes += attention_module.install(hf, attention)
             self.notes += kernels_module.install(hf, kernels, planned_tokens)
+        if not kernels_module.known(hf) and hf.device.type != "meta":
+            verify(hf)
+        if hf.device.type == "cpu":
+            keep_freed_memory()
+        self.settle()
+
+    def settle(self) -> None:
+        """Takes the weights' types as they are now; tuners call it when they changed them.
+
+        Trained weights lose their float32 copy where the recipe keeps none. Products then run
+        under autocast if any weight but a low-rank delta, which casts itself, is in another type.
+        """
+        named = list(self.hf.named_parameters())
+        if not self.master_weights:
+            for _, parameter in named:
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(self.compute_dtype)
+        base = (p for name, p in named if "lora_" not in name and p.is_floating_point())
+        self.autocast = any(p.dtype != self.compute_dtype for p in base)
 
     def forward(self, batch: Batch, embed: Embed | None = None) -> TokenLogprobs:
         """Log-probabilities of the targets with weight ≠ 0, in batch order.

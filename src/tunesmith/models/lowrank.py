@@ -4,7 +4,8 @@
 
 Where weights are float32 or wider the delta is added to the weight just before a product (O·I·R
 multiplications beside the N·O·I of the product), so no pass over the activations is spent on it.
-In half precision the weight would round it away: there it is a product of its own. With U = dY·B
+In half precision the weight would round it away, and for few tokens (decoding) the sum would cost
+more than the product: there it is a product of its own. With U = dY·B
 and H = X·Aᵀ the gradients are dX = dY·W', dA = s·Uᵀ·X, dB = s·dYᵀ·H. Layers that share their input
 (q, k, v; gate, up) share the thin products H and dA, and sum their dX in place.
 
@@ -24,6 +25,8 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.losses.products import add_linear, linear
 
 HALF = (torch.bfloat16, torch.float16)
+FEW = 64
+"""For fewer tokens the delta stays beside the weight."""
 
 
 class LowRankLinear(nn.Module):
@@ -171,8 +174,10 @@ def _plain(transposed: bool, inputs: int, outputs: int) -> Any:
         return Conv1D(outputs, inputs) if transposed else nn.Linear(inputs, outputs)
 
 
-def _merged(weight_OI: Tensor, A_RI: Tensor | None, B_OR: Tensor | None, scale: float) -> Tensor:
-    if A_RI is None or B_OR is None or weight_OI.dtype in HALF:
+def _merged(
+    weight_OI: Tensor, A_RI: Tensor | None, B_OR: Tensor | None, scale: float, beside: bool
+) -> Tensor:
+    if A_RI is None or B_OR is None or beside:
         return weight_OI
     return torch.addmm(weight_OI, B_OR, A_RI, alpha=scale)
 
@@ -184,14 +189,15 @@ class _Projections(torch.autograd.Function):
     def forward(ctx: Any, x, scales, *operands):
         x_NI = x.reshape(-1, x.shape[-1])
         outputs = []
+        beside = x.dtype in HALF or len(x_NI) < FEW
         for layer, scale in enumerate(scales):
             weight_OI, bias_O, A_RI, B_OR = operands[4 * layer : 4 * layer + 4]
-            y_NO = linear(x_NI, _merged(weight_OI, A_RI, B_OR, scale), bias_O)
-            if A_RI is not None and weight_OI.dtype in HALF:
+            y_NO = linear(x_NI, _merged(weight_OI, A_RI, B_OR, scale, beside), bias_O)
+            if A_RI is not None and beside:
                 H_NR = F.linear(x_NI, A_RI.to(x.dtype))
                 y_NO.addmm_(H_NR, B_OR.to(x.dtype).t(), alpha=scale)
             outputs.append(y_NO.view(*x.shape[:-1], -1))
-        ctx.scales, ctx.shape = scales, x.shape
+        ctx.scales, ctx.shape, ctx.beside = scales, x.shape, beside
         ctx.save_for_backward(x_NI, *operands)
         return tuple(outputs)
 
@@ -213,9 +219,9 @@ class _Projections(torch.autograd.Function):
             for dY_NO, scale, (weight_OI, _, A_RI, B_OR) in zip(
                 dY, ctx.scales, layers, strict=True
             ):
-                merged_OI = _merged(weight_OI, A_RI, B_OR, scale)
+                merged_OI = _merged(weight_OI, A_RI, B_OR, scale, ctx.beside)
                 grad_x = add_linear(grad_x, dY_NO, merged_OI.t())
-            if thin is not None and x_NI.dtype in HALF:
+            if thin is not None and ctx.beside:
                 grad_x.addmm_(*thin)
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, *results

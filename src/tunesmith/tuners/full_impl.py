@@ -11,28 +11,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tunesmith.errors import EnvironmentFault
-from tunesmith.models.language_model import LanguageModel
-from tunesmith.tuners.lora_impl import transformers_model
+from tunesmith.tuners.lora_impl import settle, transformers_model, wide
 
 _BEFORE = "weights_before_training"
 
 
 def train_all(model: nn.Module) -> None:
-    """Every parameter trained, in float32 where the model keeps master weights."""
-    for parameter in transformers_model(model).parameters():
-        parameter.requires_grad_(True)
+    """Every parameter trained, in float32 or wider; see `LanguageModel.settle` for the rest."""
+    transformers_model(model).requires_grad_(True)
     widen_trained(model)
 
 
 def widen_trained(model: nn.Module) -> None:
-    """Trained parameters to float32 if the model keeps master weights; products stay narrow."""
-    if isinstance(model, LanguageModel) and not model.master_weights:
-        return
+    """Trained parameters to float32; a LanguageModel without master weights takes that back."""
     for parameter in transformers_model(model).parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-            if isinstance(model, LanguageModel) and parameter.dtype != model.compute_dtype:
-                model.autocast = True
+            parameter.data = parameter.data.to(wide(parameter.dtype))
+    settle(model)
 
 
 def keep_reference(model: nn.Module) -> None:

@@ -36,9 +36,12 @@ def apply(model: nn.Module, config: LoraConfig) -> None:
             fix="r must be at least 1, lora_dropout at least 0 and below 1",
         )
     hf = transformers_model(model)
-    master = not isinstance(model, LanguageModel) or model.master_weights
-    targets = target_names(hf, config.target_modules)
     saved = module_names(hf, config.modules_to_save, "tuner.modules_to_save")
+    targets = [
+        name
+        for name in target_names(hf, config.target_modules)
+        if not any(f"{name}.".startswith(f"{whole}.") for whole in saved)
+    ]
     hf.requires_grad_(False)
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     for name in targets:
@@ -49,13 +52,23 @@ def apply(model: nn.Module, config: LoraConfig) -> None:
             scale=scale,
             dropout=config.lora_dropout,
             dora=config.use_dora,
-            dtype=_trained_dtype(base.weight.dtype, master),
+            dtype=wide(base.weight.dtype),
         )
         hf.set_submodule(name, layer)
     for name in saved:
-        _train_whole(hf.get_submodule(name), master)
-    if isinstance(model, LanguageModel) and saved:
-        model.autocast = model.autocast or model.compute_dtype != torch.float32
+        _train_whole(hf.get_submodule(name))
+    settle(model)
+
+
+def settle(model: nn.Module) -> None:
+    """Tells a LanguageModel that the types of its weights have changed."""
+    if isinstance(model, LanguageModel):
+        model.settle()
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type trained weights are kept in: float32, or float64 if they were in it."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def linear_names(hf: PreTrainedModel) -> list[str]:
@@ -174,17 +187,13 @@ def module_names(hf: PreTrainedModel, wanted: tuple[str, ...], where: str) -> li
     return [name for name in names if any(_matches(name, target) for target in wanted)]
 
 
-def _train_whole(module: nn.Module, master: bool) -> None:
+def _train_whole(module: nn.Module) -> None:
     """Trains a copy of a module's parameters; the originals stay for `reference`.
 
     A tied weight is copied apart, as in PEFT: the other user of it keeps the frozen original.
     """
     for inner in module.modules():
         for key, original in dict(inner.named_parameters(recurse=False)).items():
-            copy = original.detach().clone().to(_trained_dtype(original.dtype, master))
+            copy = original.detach().clone().to(wide(original.dtype))
             inner.register_buffer(_ORIGINAL + key, original.detach(), persistent=False)
             inner.register_parameter(key, nn.Parameter(copy))
-
-
-def _trained_dtype(dtype: torch.dtype, master: bool) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32) if master else dtype
