@@ -22,7 +22,7 @@ from tunesmith.types import Message, Text, Thinking, ToolCall
 # Private-use characters: no template gives them a meaning; in content they are marked themselves.
 _OPEN, _CLOSE, _START, _END = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
-_BROKEN = re.compile(f"[{_OPEN}{_CLOSE}]")
+_BROKEN = re.compile(f"[{_OPEN}{_CLOSE}]|\\\\ue0f[01]")
 _THOUGHT = "<think>\n{}\n</think>\n\n"
 
 
@@ -36,8 +36,9 @@ class JinjaTemplate(Template):
             self._compiled = compile_template(source)
         except TemplateRefused as error:
             raise _unusable(name, str(error)) from None
-        marks = map(re.escape, (_OPEN, _CLOSE, _START, _END))
-        self.hidden = re.compile("|".join([*marks, self.encoder.control_pattern]))
+        # Marks of ours that content spells, raw or escaped, are hidden too.
+        marks = f"[{_OPEN}-{_END}]|\\\\ue0f[0-3]"
+        self.hidden = re.compile(f"{marks}|{self.encoder.control_pattern}")
         self.around = ("", "")
         self._no_tools: list[Any] | None = None
         self.inline_thoughts = self._empty_system = False
@@ -178,7 +179,7 @@ class _Chat:
         if not self.strings:
             return (Piece(text, True),) if text else ()
         parts = _MARK.split(text)
-        if "\\ue0f" in text or any(map(_BROKEN.search, parts[::2])):
+        if any(map(_BROKEN.search, parts[::2])):
             raise DataError(
                 "D305",
                 "the conversation spells a control token where the chat template hides it",
