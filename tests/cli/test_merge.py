@@ -89,3 +89,24 @@ def test_checkpoints_of_a_run(run, tmp_path, capsys):
     for name in ("final", "last"):
         assert (tmp_path / name / "chat_template.jinja").is_file()
         assert json.loads((tmp_path / name / "tunesmith.json").read_text())["system"] == "Hm."
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_is_what_merging_makes_of_it(run, tmp_path, dtype):
+    """Bit for bit, in every type: a chat with the run and with the merged model are the same."""
+    from tunesmith.compose import model, source
+    from tunesmith.recipe.sections import ModelConfig
+
+    def weights(spec):
+        found = source.locate(spec)
+        start = model.Origin(found, tmp_path, "")
+        config = ModelConfig(path=found.base)
+        return model.weights(start, config, dtype=dtype, device="cpu", seed=0).state_dict()
+
+    assert main(["merge", "short", "-o", "merged"]) == 0
+    assert main(["merge", "short@step-1", "-o", "first"]) == 0
+    for spec, merged in (("short", "merged"), ("short@step-1", "first")):
+        here, there = weights(spec), weights(merged)
+        assert here.keys() == there.keys()
+        assert {str(tensor.dtype) for tensor in here.values()} == {f"torch.{dtype}"}
+        assert all(torch.equal(here[name], there[name]) for name in here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json as jsonlib
@@ -145,18 +146,13 @@ def _generation_config(path: Path | None) -> dict[str, Any]:
 
 def describe(sampling: Sampling) -> str:
     """`greedy, at most 512 tokens` or `temperature 0.7 · top_p 0.9 · seed 0, at most …`."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    plain = Sampling()
-    values = {
-        name: (sampling.__getattribute__(name), plain.__getattribute__(name)) for name in names
-    }
-    if not sampling.temperature:
-        kept = ["greedy"]
-        names = ("repetition_penalty",)
-    else:
-        kept = []
-    kept += [f"{n} {values[n][0]:g}" for n in names if values[n][0] != values[n][1]]
-    return f"{' · '.join(kept)}, at most {sampling.max_tokens} tokens"
+    plain, told = dataclasses.asdict(Sampling()), dataclasses.asdict(sampling)
+    names = ["repetition_penalty"]
+    if sampling.temperature:
+        names = ["temperature", "top_k", "top_p", "min_p", *names, "seed"]
+    changed = [f"{name} {told[name]:g}" for name in names if told[name] != plain[name]]
+    how = changed if sampling.temperature else ["greedy", *changed]
+    return f"{' · '.join(how)}, at most {sampling.max_tokens} tokens"
 
 
 def visible(text: str) -> str:

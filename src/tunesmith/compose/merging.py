@@ -93,7 +93,7 @@ def adapter_of(checkpoint: Path, base: str, target: Path) -> Path:
 
     recipe = model.run_recipe(checkpoint)
     tuner = tuners.build(recipe.tuner)
-    if not base or recipe.tuner.kind in ("full", "freeze"):
+    if not base or not tuner.mergeable:
         raise ExportError(
             "X101",
             "this checkpoint has no adapter to merge: its run trained the weights themselves",

@@ -92,23 +92,35 @@ def context_length(origin: Origin, config: ModelConfig) -> int | None:
 
 def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, seed: int) -> Any:
     """The transformers model of an origin, its inner adapters merged into it."""
-    from tunesmith.models import load
+    import torch
+
+    from tunesmith.models import info, load
     from tunesmith.templates.tokenizer import Tokenizer
 
     if origin.source is None:
         size = Tokenizer.load(origin.tokenizer_dir).vocab_size
         return load.load(config, dtype=dtype, device=device, seed=seed, vocab_size=size).hf
-    if origin.source.base:
-        config = dataclasses.replace(config, path=origin.source.base)
-    hf = load.load(config, dtype=dtype, device=device, seed=seed).hf
-    for adapter in origin.source.adapters:
+    found = origin.source
+    if found.base:
+        config = dataclasses.replace(config, path=found.base)
+    # Deltas are rounded once, to the type the base is stored in: a run is what `merge` makes of it.
+    loaded = dtype
+    if found.adapters or (found.base and found.checkpoint and _is_adapter(found.checkpoint)):
+        loaded = info.stored_dtype(load.resolve(found.base)[0], dtype)
+    hf = load.load(config, dtype=loaded, device=device, seed=seed).hf
+    for adapter in found.adapters:
         tuner = tuners.for_adapter(adapter)
         tuner.apply(hf)
         tuner.load(hf, adapter)
         tuner.merge(hf)
-    if origin.source.checkpoint is not None:
-        _overlay(hf, origin.source.checkpoint)
-    return hf
+    if found.checkpoint is not None:
+        _overlay(hf, found.checkpoint)
+    return hf if loaded == dtype else hf.to(getattr(torch, dtype))
+
+
+def _is_adapter(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds deltas rather than weights of the base."""
+    return tuners.build(run_recipe(checkpoint).tuner).mergeable
 
 
 def _overlay(hf: Any, path: Path) -> None:

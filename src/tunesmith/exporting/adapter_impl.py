@@ -47,7 +47,7 @@ class Delta:
         names = ("A", "B") if "A" in self.parts else ("embedding_A", "embedding_B")
         A_RI, B_OR = (self.parts[name].read().to(wide) for name in names)
         weight_OI = weight.to(wide).t() if place == "transposed" else weight.to(wide)
-        merged_OI = torch.addmm(weight_OI, B_OR, A_RI, alpha=self.scale)
+        merged_OI = weight_OI + (B_OR @ A_RI) * self.scale  # as a live layer merges itself
         if "magnitude_vector" in self.parts:  # DoRA, arXiv:2402.09353, equation 5
             norm_O = torch.linalg.vector_norm(merged_OI, dim=1)
             magnitude_O = self.parts["magnitude_vector"].read().to(wide).reshape(-1)
