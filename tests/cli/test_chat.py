@@ -114,7 +114,7 @@ def test_stop_strings_from_the_command_line(say, tiny_model):
 
 def test_there_must_be_a_base_to_compare_with(say, tiny_model):
     _, err = say("", str(tiny_model), "--compare", "base", code=2)
-    assert "E202" in err
+    assert "E211" in err
 
 
 # ---------------------------------------------------------------- on a terminal

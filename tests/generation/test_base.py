@@ -72,6 +72,12 @@ def test_the_stop_string_that_is_complete_first_ends_the_text(text, sizes, stops
         assert "".join(said) == text
 
 
+def test_bytes_that_stay_broken_do_not_hold_text_back_for_ever():
+    said, _ = run([b"\xff"] * 40 + [b"a", b"b"])
+    assert "".join(said) == "\ufffd" * 40 + "ab"
+    assert len("".join(said[:20])) > 15
+
+
 def test_what_may_become_a_stop_string_is_held_back():
     said, stopped = run([b"a</", b"en", b"d", b"!"], ["</end>"])
     assert (said, stopped) == (["a", "", "", "</end!", ""], False)

@@ -140,7 +140,7 @@ def base_of(spec: str, root: str = "runs/") -> str:
     """The model that a run or an adapter was trained from.
 
     Raises:
-        EnvironmentFault: E201, no such model; E202, its base is gone or was never noted.
+        EnvironmentFault: E201, no such model; E211, its base is gone or was never noted.
     """
     found = locate(spec, root)
     if found.checkpoint is not None and found.base:

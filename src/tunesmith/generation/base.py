@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONTEXT_TOKENS = 8
 """Prompt tokens decoded with the first of an answer, so that its leading space is right."""
+BROKEN = 16
+"""So many broken bytes in a row are no unfinished character: a character has at most four."""
 
 
 def build(kind: str, model: Any, tokenizer: Any) -> Generator:
@@ -145,8 +147,12 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._ids = list(prompt_ids[-CONTEXT_TOKENS:])
-        self._context = 0  # decoded with what is new: some tokenizers drop the very first space
-        self._told = len(self._ids)
+        # Tokens from _context on are decoded together: some tokenizers drop the very first space.
+        # Up to _middle their text was told; _told counts characters from _context on.
+        self._context, self._middle = 0, len(self._ids)
+        self._told = 0
+        if tokenizer is not None:
+            self._told = len(tokenizer.decode(self._ids, skip_special=True))
         self._held = ""
 
     def step(self, id: int) -> tuple[str, bool]:
@@ -161,17 +167,23 @@ class TextStream:
         return (said if stopped else said + held), stopped
 
     def _decode(self, last: bool) -> str:
-        """The text of tokens not told yet; broken bytes are U+FFFD once they can't be mended."""
+        """The text of whole characters not told yet; broken bytes are U+FFFD once nothing can mend
+        them."""
         if self._tokenizer is None:
             return ""
-        before = self._tokenizer.decode(self._ids[self._context : self._told], skip_special=True)
         now = self._tokenizer.decode(self._ids[self._context :], skip_special=True)
-        fresh = len(self._ids) - self._told
-        # A character has at most four bytes; eight tokens without one hold none worth waiting for.
-        if len(now) <= len(before) or (now.endswith("\ufffd") and fresh < 8 and not last):
-            return ""
-        self._context, self._told = self._told, len(self._ids)
-        return now[len(before) :]
+        unfinished = len(now) - len(now.rstrip("\ufffd"))
+        if last or unfinished > BROKEN:
+            unfinished = 0
+        sure = len(now) - unfinished
+        fresh = now[self._told : sure]
+        self._told = max(self._told, sure)
+        if fresh and not unfinished:  # later tokens are decoded with these before them
+            self._context, self._middle = self._middle, len(self._ids)
+            self._told = len(
+                self._tokenizer.decode(self._ids[self._context : self._middle], skip_special=True)
+            )
+        return fresh
 
     def _release(self, new: str) -> tuple[str, bool]:
         text = self._held + new
