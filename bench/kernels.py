@@ -1,6 +1,6 @@
 """Useful tokens per second of one training step: ours against transformers' padded loop.
 
-    python bench/kernels.py [--model 25m|100m] [--tuner lora|full] [--rounds 5] [--batch 8] [--profile]
+    python bench/kernels.py [--model 25m|100m] [--tuner lora|full] [--rounds 5] [--profile]
 
 The peer does what transformers.Trainer does inside a step: pad a batch to its longest row, full
 logits, mean loss over the trained tokens, PEFT adapters, the model's own attention (SDPA). Lengths
@@ -168,8 +168,7 @@ def report(args, speeds, losses) -> None:
 
 
 def profile(step, chats) -> None:
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as record
+    from torch.profiler import ProfilerActivity, profile as record
 
     with record(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""The spine on real input: a recipe fine-tunes a real model on real data, resumes, merges, talks."""
+"""The spine on real input: a recipe tunes a real model on real data, resumes, merges, talks."""
 
 from __future__ import annotations
 
