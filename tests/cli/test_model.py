@@ -88,3 +88,8 @@ def test_an_adapter_is_told_over_its_base(tmp_path, capsys):
 def test_a_model_that_is_not_there(capsys):
     assert main(["model", "info", "./nowhere"]) == 2
     assert "E201" in capsys.readouterr().err
+
+
+def test_a_hub_model_while_offline(capsys):
+    assert main(["model", "info", "nobody-here/no-such-model"]) == 2
+    assert "E202" in capsys.readouterr().err
