@@ -50,7 +50,7 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
         return F.linear(x, weight_OI, bias_O)
     rows_NI = x.reshape(-1, x.shape[-1])
     y_NO = torch.ops.mkldnn._linear_pointwise(rows_NI, weight_OI, bias_O, "none", [], "")
-    return y_NO.view(*x.shape[:-1], -1)
+    return y_NO.view(*x.shape[:-1], len(weight_OI))
 
 
 def add_linear(sum_NO: Tensor | None, x_NI: Tensor, weight_OI: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class LanguageModel(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass: about a third slower, far less memory."""
-        self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+        self.hf.activation_checkpointing_enable({"use_reentrant": False})
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by the names transformers gives them."""

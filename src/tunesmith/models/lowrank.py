@@ -56,6 +56,7 @@ class LowRankLinear(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
+        self.training = base.training
         self.transposed = not isinstance(base, nn.Linear)
         self.weight, self.bias = base.weight, base.bias
         self.out_features, self.in_features = weight_of(self).shape
@@ -196,7 +197,7 @@ class _Projections(torch.autograd.Function):
             if A_RI is not None and beside:
                 H_NR = F.linear(x_NI, A_RI.to(x.dtype))
                 y_NO.addmm_(H_NR, B_OR.to(x.dtype).t(), alpha=scale)
-            outputs.append(y_NO.view(*x.shape[:-1], -1))
+            outputs.append(y_NO.view(*x.shape[:-1], len(weight_OI)))
         ctx.scales, ctx.shape, ctx.beside = scales, x.shape, beside
         ctx.save_for_backward(x_NI, *operands)
         return tuple(outputs)

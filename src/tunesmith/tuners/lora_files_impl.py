@@ -24,7 +24,8 @@ _KEYS = {
 }
 # fields of PEFT's config that change what an adapter computes and that we can't honour
 _UNSUPPORTED = (
-    "alpha_pattern", "rank_pattern", "layer_replication", "lora_bias", "target_parameters",
+    "alpha_pattern", "rank_pattern", "layers_to_transform", "exclude_modules",
+    "layer_replication", "lora_bias", "target_parameters",
     "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "use_qalora",
     "use_bdlora", "kasa_config", "velora_config", "monteclora_config",
 )  # fmt: skip

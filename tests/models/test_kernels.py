@@ -1,0 +1,55 @@
+"""Kernels are put into one model's modules, and said; every other model is left as it is."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from tests.models.families import random_model
+from tunesmith.models.kernels import choose, install, trims
+
+
+def test_classes_and_other_models_are_untouched():
+    before = LlamaMLP.forward, LlamaRMSNorm.forward
+    other = random_model("llama")
+    hf = random_model("llama")
+    assert install(hf, "fused") == ["kernels: fused"]
+    assert (LlamaMLP.forward, LlamaRMSNorm.forward) == before
+    assert not any("forward" in m.__dict__ for m in other.modules())
+    assert trims(hf)
+    assert not trims(other)
+
+
+def test_unknown_families_are_said():
+    for name in ("gpt2", "gemma2 softcap"):
+        hf = random_model(name)
+        (note,) = install(hf, "fused")
+        assert hf.config.model_type in note
+        assert not any("forward" in m.__dict__ for m in hf.modules())
+
+
+def test_another_activation_keeps_its_code():
+    hf = random_model("llama", hidden_act="gelu")
+    install(hf, "fused")
+    patched = {type(m).__name__ for m in hf.modules() if "forward" in m.__dict__}
+    assert "LlamaMLP" not in patched
+    assert "LlamaAttention" in patched
+
+
+def test_copies_call_their_own_modules():
+    hf = random_model("llama")
+    install(hf, "fused")
+    other = copy.deepcopy(hf)
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert other.model.norm(torch.ones(1, 64)).abs().sum() == 0
+    assert hf.model.norm(torch.ones(1, 64)).abs().sum() > 0
+
+
+def test_auto_never_compiles_on_a_cpu():
+    hf = random_model("llama")
+    assert choose(hf, "auto", 10**12) == "fused"
+    assert choose(hf, "compiled", None) == "compiled"
+    assert install(hf, "eager") == []
