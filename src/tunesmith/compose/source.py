@@ -113,26 +113,30 @@ def find_base(adapter: Path) -> str:
 
 
 def existing_base(recorded: dict, start: Path) -> str:
-    """A recorded base that exists: as it was called, relative to the run, or by content hash.
+    """A recorded base with its recorded content: as it was called, relative to the run, or known
+    by its hash.
 
     Raises:
-        EnvironmentFault: E211, it is nowhere.
+        EnvironmentFault: E211, it is nowhere, or what is there has other content.
     """
     name, relative = recorded["path"], recorded.get("relative")
-    if name.startswith("builtin:") or Path(name).is_dir():
-        return name
-    if relative and (start / relative).is_dir():
-        return str((start / relative).resolve())
-    known = _index().get(recorded.get("sha256", ""), "")
-    if known and Path(known).is_dir():
-        return known
-    if not name.startswith(("/", ".")) and name.count("/") == 1:
-        return name
+    if not Path(name).is_absolute() and not name.startswith("builtin:") and name.count("/") == 1:
+        return name  # a hub id: its revision is pinned by the hub's own cache
+    known = _index().get(recorded["sha256"], "")
+    places = [name, str((start / relative).resolve()) if relative else "", known]
+    changed = ""
+    for place in filter(None, places):
+        if not (place.startswith("builtin:") or Path(place).is_dir()):
+            continue
+        if content_hash(locate(place)) == recorded["sha256"]:
+            return place
+        changed = changed or place
+    what = f"the base model at {changed} has changed" if changed else f"the base {name} is gone"
     raise EnvironmentFault(
         "E211",
-        f"the base model of this adapter is gone: {name}",
+        f"{what} since this was trained on it",
         where=str(start),
-        fix="put it back, or give the folder once to `tunesmith model info` so that it is known",
+        fix="put it back; a copy elsewhere is known after `tunesmith model info FOLDER`",
     )
 
 
