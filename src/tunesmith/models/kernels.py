@@ -140,7 +140,7 @@ def _attention(
     rule = Rule(self.scaling, dropout, None, _window_of(self))
     layers = self.config.num_hidden_layers
     output_TD = attend(q_THE, k_TKE, v_TKE, plan, rule, layers).reshape(T, -1)
-    if self is options.get("trimmed"):
+    if self is options.get("trimmed") and plan.wanted_S is not None:
         output_TD = output_TD.index_select(0, plan.wanted_S)
     return self.o_proj(output_TD[None]), None
 
