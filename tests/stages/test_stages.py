@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tunesmith.data.collate import collate
+from tunesmith.errors import DataError
 from tunesmith.stages.base import build, neftune
 from tunesmith.stages.pretrain import PretrainConfig
 from tunesmith.stages.sft import SftConfig
@@ -134,3 +135,20 @@ def test_neftune_noise_has_the_bound_of_its_own_segment():
     assert noise[8:].abs().max() > 0.0034
     assert noise[:8].abs().max() == pytest.approx(5 / (8 * width) ** 0.5, rel=1e-2)
     assert noise.mean().abs() < 1e-4
+
+
+def test_a_row_that_can_not_be_encoded_leaves_its_neighbours_alone(template, monkeypatch):
+    stage = sft(template)
+    whole = template.encode_batch
+
+    def refuse(sequences):
+        if any("bad" in piece.text for turns in sequences for t in turns for piece in t.prompt):
+            raise DataError("D302", "a control token")
+        return whole(sequences)
+
+    monkeypatch.setattr(template, "encode_batch", refuse)
+    good, bad = stage.encode(
+        [talk(("user", "a"), ("assistant", "b")), talk(("user", "bad"), ("assistant", "c"))]
+    )
+    assert trained_text(template, good.examples[0]) == "b<|im_end|>"
+    assert bad.problem == "a control token"

@@ -67,11 +67,27 @@ class SftStage:
             sequences += rendered
             owners += [index] * len(rendered)
         encoded: dict[int, list[list[EncodedTurn]]] = {}
-        for owner, turns in zip(owners, self.template.encode_batch(sequences), strict=True):
-            encoded.setdefault(owner, []).append(turns)
+        for owner, turns in zip(owners, self._encode_each(sequences), strict=True):
+            if isinstance(turns, DataError):
+                results[owner] = Encoded(problem=turns.what)
+            else:
+                encoded.setdefault(owner, []).append(turns)
         for index, found in encoded.items():
-            results[index] = self._record(samples[index], found)
+            results[index] = results[index] or self._record(samples[index], found)
         return [result or Encoded(problem="no trained turn") for result in results]
+
+    def _encode_each(self, sequences: list[Any]) -> list[list[EncodedTurn] | DataError]:
+        """All sequences in one batch; if one can't be encoded, each by itself."""
+        try:
+            return list(self.template.encode_batch(sequences))
+        except DataError:
+            return [self._one_or_error(turns) for turns in sequences]
+
+    def _one_or_error(self, turns: Any) -> list[EncodedTurn] | DataError:
+        try:
+            return self.template.encode_batch([turns])[0]
+        except DataError as error:
+            return error
 
     def _render(self, sample: Conversation) -> Any:
         return self.template.render(sample, train_on=self.config.train_on, system=self.parts.system)
