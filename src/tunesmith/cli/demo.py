@@ -30,7 +30,7 @@ GAIN = 0.5
 MAX_TOKENS = 16
 SHOWN = 5
 """Examples shown before and after."""
-CHAT = ("Hello!", "Who are you?", "你好")
+CHAT = ("Hello!", "Good night!", "你好")
 
 
 @app.command()
