@@ -238,7 +238,9 @@ def _graceful_stop(run: Any) -> Iterator[None]:
         run.stop_signal = number
 
     try:
-        previous = {number: signal.signal(number, handle) for number in EXIT_OF_SIGNAL}
+        # A signal that is ignored stays ignored: under nohup a closed terminal must not stop a run.
+        heeded = [n for n in EXIT_OF_SIGNAL if signal.getsignal(n) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, handle) for number in heeded}
     except ValueError:  # not the main thread: nobody can send us signals here
         previous = {}
     try:
