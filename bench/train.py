@@ -1,10 +1,12 @@
 """Training speed and memory: `tunesmith train` beside transformers.Trainer and TRL's SFTTrainer.
 
     python bench/train.py [--quick] [--cases 25m-lora-float32,…] [--rounds 5] [--peers trl]
+                          [--lengths long]
 
 Same random model, same chats in the same order, same hyper-parameters, fresh processes that take
-turns. Rates are useful (non-pad) tokens per second, counted by this script from the material, over
-the steps after the warm-up, logging and one checkpoint included. Peak memory is what the kernel
+turns. Rates are useful (non-pad) tokens per second, counted by this script from the material (of a
+peer that packs, whose steps are others, from its batches), over the steps after the warm-up,
+logging and one checkpoint included. Peak memory is what the kernel
 says of the process. In float32 the loss of the first step must agree to 1e-5, or the script fails.
 The last line is one JSON object: {"bench", "ratios", "ours", "peers"}.
 """
@@ -23,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from train_material import flops, write_chats, write_model
+from train_material import LENGTHS, flops, write_chats, write_model
 
 HERE = Path(__file__).resolve().parent
 CASES = ("25m-lora-float32", "25m-full-float32", "100m-lora-float32",
@@ -60,18 +62,19 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two rounds of eight steps, one case")
+    parser.add_argument("--quick", action="store_true", help="two rounds of twelve steps, one case")
     parser.add_argument("--cases", default="", help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=5, help="alternations")
-    parser.add_argument("--peers", default="transformers,trl")
-    parser.add_argument("--steps", type=int, default=14)
-    parser.add_argument("--warmup", type=int, default=4, help="first steps left out of the rate")
+    parser.add_argument("--peers", default="transformers,trl,trl-packing")
+    parser.add_argument("--lengths", default="alpaca", choices=LENGTHS, help="of the chats")
+    parser.add_argument("--steps", type=int, default=26)
+    parser.add_argument("--warmup", type=int, default=6, help="first steps left out of the rate")
     parser.add_argument("--batch", type=int, default=8, help="examples in a step")
     parser.add_argument("--set", default="", help="more settings for ours: 'key=value key=value'")
     parser.add_argument("--save", default="", help="name of a report in bench/results/")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.steps, options.warmup = min(options.rounds, 2), 8, 2
+        options.rounds, options.steps, options.warmup = min(options.rounds, 2), 12, 4
     options.cases = options.cases or (CASES[0] if options.quick else ",".join(CASES))
     return options
 
@@ -114,7 +117,7 @@ def prepare(folder: Path, size: str, tuner: str, dtype: str, options: argparse.N
         model.mkdir()
         write_model(model, size)
     data.mkdir(exist_ok=True)
-    material = write_chats(data, options.steps * options.batch)
+    material = write_chats(data, options.steps * options.batch, options.lengths)
     case = {
         "model": str(model), "tuner": tuner, "dtype": dtype,
         "chats": str(data / "chats.jsonl"), "tokens": str(data / "tokens.json"),
@@ -181,7 +184,8 @@ def peer(who: str, case: dict[str, Any], out: Path) -> dict[str, Any]:
     case_file.write_text(json.dumps({**case, "out": str(out / "run")}))
     script = str(HERE / "train_peers.py")
     usage = spent([sys.executable, script, who, str(case_file), str(result)], out, {})
-    return {**usage, **json.loads(result.read_text())}
+    found = json.loads(result.read_text())
+    return {**usage, **found, "packed": who.endswith("-packing")}
 
 
 def spent(command: list[str], out: Path, extra: dict[str, str]) -> dict[str, float]:
@@ -200,10 +204,18 @@ def spent(command: list[str], out: Path, extra: dict[str, str]) -> dict[str, flo
 def measure(
     done: dict[str, Any], material: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Useful tokens per second of the steps after the warm-up."""
-    seconds = done["ends"][options.steps - 1] - done["ends"][options.warmup - 1]
+    """Useful tokens per second of the steps after the warm-up.
+
+    A peer that packs has other steps than ours, hence counts for itself.
+    """
+    warmup, ends = options.warmup, done["ends"]
+    tokens = sum(timed(material["lengths"], options))
+    if done.get("packed"):
+        tokens = sum(done["tokens"][warmup:])
+    else:
+        ends = ends[: options.steps]
     return {
-        "tokens_per_second": sum(timed(material["lengths"], options)) / seconds,
+        "tokens_per_second": tokens / (ends[-1] - ends[warmup - 1]),
         "peak_gb": done["peak_gb"],
         "wall_s": done["wall_s"],
         "losses": done["losses"][:5],
@@ -246,7 +258,8 @@ def report(
     print(
         f"  = useful share of the measured {rate / 1e9:.0f} GFLOP/s of matrix products: {share:.0%}"
     )
-    firsts = {who: each[0]["losses"] for who, each in runs.items()}
+    same = {who: each for who, each in runs.items() if not who.endswith("-packing")}
+    firsts = {who: each[0]["losses"] for who, each in same.items()}
     gaps = [abs(firsts["tunesmith"][0] - other[0]) / other[0] for other in firsts.values()]
     result["first_losses"], result["first_loss_gap"] = firsts, max(gaps)
     result["same_loss"] = "float32" not in name or max(gaps) <= TOLERANCE

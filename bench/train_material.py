@@ -1,4 +1,4 @@
-"""What both sides train on: a random model, a 32k-word tokenizer, chats of log-normal length.
+"""What both sides train on: a random model, a 32k-word tokenizer, chats as long as Stanford Alpaca's.
 
 Words are whole tokens, so ids don't depend on who tokenises and the harness can count them.
 """
@@ -67,10 +67,35 @@ def write_tokenizer(path: Path) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def write_chats(folder: Path, rows: int, seed: int = 0) -> dict[str, Any]:
+# Tokens of questions and answers of Stanford Alpaca (51,974 rows, tokenizer of Llama 2): quantiles.
+SHARE = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1)
+ASKED = (4, 8, 9, 11, 13, 14, 16, 18, 21, 25, 34, 44, 64, 83, 105, 156, 605)
+ANSWERED = (1, 4, 7, 12, 19, 29, 47, 67, 86, 107, 140, 176, 245, 297, 351, 493, 1000)
+
+
+def alpaca_lengths(rng: np.random.Generator) -> tuple[int, int]:
+    """Tokens of a question and an answer, distributed as in Stanford Alpaca: 20 and 65 on average."""
+    asked, answered = (np.interp(rng.random(), SHARE, values) for values in (ASKED, ANSWERED))
+    return int(asked), max(1, int(answered))
+
+
+def long_lengths(rng: np.random.Generator) -> tuple[int, int]:
+    """Log-normal around 120 and 180 tokens, 1,000 at most together."""
+    asked = int(np.clip(rng.lognormal(np.log(120), 0.6), 4, 400))
+    return asked, int(np.clip(rng.lognormal(np.log(180), 0.6), 4, 600))
+
+
+LENGTHS = {"alpaca": alpaca_lengths, "long": long_lengths}
+
+
+def write_chats(folder: Path, rows: int, lengths: str = "alpaca", seed: int = 0) -> dict[str, Any]:
     """Writes chats.jsonl (for us) and tokens.json (ids and labels, for the peers).
 
-    Lengths are log-normal around 120 prompt and 180 answer tokens, 1024 at most.
+    Args:
+        folder: Where to.
+        rows: How many chats.
+        lengths: `alpaca` or `long`.
+        seed: Of lengths and words.
 
     Returns:
         `lengths` and `trained`: tokens and trained tokens of each row.
@@ -79,9 +104,7 @@ def write_chats(folder: Path, rows: int, seed: int = 0) -> dict[str, Any]:
     first = len(SPECIAL) + len(ROLES) + 1
     chats, examples = [], []
     for _ in range(rows):
-        asked = int(np.clip(rng.lognormal(np.log(120), 0.6), 4, 400))
-        answered = int(np.clip(rng.lognormal(np.log(180), 0.6), 4, 600))
-        prompt, answer = (rng.integers(first, VOCABULARY, n) for n in (asked, answered))
+        prompt, answer = (rng.integers(first, VOCABULARY, n) for n in LENGTHS[lengths](rng))
         turns = [("user", prompt), ("assistant", answer)]
         words = [(role, " ".join(f"w{i - first}" for i in ids)) for role, ids in turns]
         chats.append({"messages": [{"role": role, "content": text} for role, text in words]})

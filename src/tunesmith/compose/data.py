@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderFactory:
-    """Builds a stage's encoder anew in an encoding process; small and picklable."""
+    """Builds a stage's encoder, once a process (a forked one inherits it); small and picklable."""
 
     stage: Any
     template: str
@@ -33,9 +34,16 @@ class EncoderFactory:
     seed: int
 
     def build(self) -> Stage:
+        return self._built
+
+    @functools.cached_property
+    def _built(self) -> Stage:
         template = templates.load(self.template, Path(self.tokenizer_dir))
         parts = Parts(template, self.max_length, self.on_overlength, self.system, self.seed)
         return stages.build(self.stage, parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_built"}
 
     def __call__(self) -> Callable:
         return self.build().encode

@@ -321,19 +321,19 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
         truncated += encoded.truncated
         items += _items(row, sample, encoded, job.source.weight)
     size = store.write_shard(task.path, items)
-    unknown = 0
-    if job.unk_id is not None:
-        unknown = sum(int((e.ids_T == job.unk_id).sum()) for i in items for e in i.examples)
+    examples = [example for item in items for example in item.examples]
+    ids = np.concatenate([e.ids_T for e in examples] or [np.empty(0, np.int32)])
+    weights = np.concatenate([e.weights_T for e in examples] or [np.empty(0, np.float32)])
     return {
         "shard": task.path.name,
         "bytes": size,
         "rows": len(task.rows),
         "items": len(items),
-        "examples": sum(len(item.examples) for item in items),
-        "tokens": sum(len(e.ids_T) for i in items for e in i.examples),
-        "trained": sum(float((e.weights_T != 0).sum()) for i in items for e in i.examples),
+        "examples": len(examples),
+        "tokens": len(ids),
+        "trained": float(np.count_nonzero(weights)),
         "truncated": truncated,
-        "unknown": unknown,
+        "unknown": 0 if job.unk_id is None else int(np.count_nonzero(ids == job.unk_id)),
         "problems": problems,
     }
 

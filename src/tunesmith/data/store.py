@@ -22,6 +22,7 @@ import numpy as np
 from tunesmith.types import Example
 
 MAGIC = int.from_bytes(b"TSSHARD1", "little")
+_NO_IDS, _NO_WEIGHTS = np.empty(0, np.int32), np.empty(0, np.float32)
 
 
 class Item(NamedTuple):
@@ -39,21 +40,25 @@ def write_shard(path: Path, items: Sequence[Item]) -> int:
         Its size in bytes.
     """
     examples = [example for item in items for example in item.examples]
-    trained = [sum(float(e.weights_T.sum(dtype=np.float64)) for e in i.examples) for i in items]
     lengths = np.array([len(example.ids_T) for example in examples], np.int32)
+    counts = np.array([len(item.examples) for item in items], np.int32)
+    ids_T = np.concatenate([_NO_IDS, *(example.ids_T for example in examples)])
+    weights_T = np.concatenate([_NO_WEIGHTS, *(example.weights_T for example in examples)])
+    starts_E = np.cumsum(lengths, dtype=np.int64) - lengths
+    starts_I = starts_E[np.cumsum(counts) - counts]
     arrays = (
-        np.array([MAGIC, len(items), len(examples), lengths.sum()], np.int64),
+        np.array([MAGIC, len(items), len(examples), len(ids_T)], np.int64),
         np.array([item.line for item in items], np.int64),
-        np.array(trained, np.float64),
+        np.add.reduceat(weights_T, starts_I, dtype=np.float64),
         np.array([item.file for item in items], np.int32),
-        np.array([len(item.examples) for item in items], np.int32),
+        counts,
         lengths,
-        *(example.ids_T.astype(np.int32, copy=False) for example in examples),
-        *(example.weights_T.astype(np.float32, copy=False) for example in examples),
+        ids_T.astype(np.int32, copy=False),
+        weights_T.astype(np.float32, copy=False),
     )
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with aside.open("wb") as stream:
-        stream.writelines(np.ascontiguousarray(array).data.cast("B") for array in arrays)
+        stream.writelines(array.data for array in arrays if len(array))
         stream.flush()
         os.fsync(stream.fileno())
     aside.replace(path)

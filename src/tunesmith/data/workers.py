@@ -7,6 +7,7 @@ give each process an encoder of its own.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 from tunesmith.errors import RunError, TunesmithError
@@ -28,7 +30,7 @@ def run(make: Callable[[], Function], tasks: Iterable[Any], processes: int) -> I
 
     Args:
         make: Builds the function in each process; must pickle.
-        tasks: Read as processes become free, one ahead for each.
+        tasks: Read as processes become free, one ahead.
         processes: How many.
 
     Raises:
@@ -36,22 +38,24 @@ def run(make: Callable[[], Function], tasks: Iterable[Any], processes: int) -> I
         TunesmithError, OSError: raised by the function.
     """
     workers: dict[Connection, Any] = {}
-    tasks = iter(tasks)
+    packed = (ForkingPickler.dumps(task) for task in tasks)
     try:
-        for task in tasks:
+        for task in packed:
             connection = _start(make, processes, workers)
-            connection.send(task)
+            connection.send_bytes(task)
             if len(workers) == processes:
                 break
         busy = set(workers)
+        ready = next(packed, None)
         while busy:
             for connection in cast(list[Connection], wait(list(busy))):
-                yield _result(connection, workers[connection])
-                task = next(tasks, None)
-                if task is None:
+                result = _result(connection, workers[connection])
+                if ready is None:
                     busy.discard(connection)
                 else:
-                    connection.send(task)
+                    connection.send_bytes(ready)
+                    ready = next(packed, None)
+                yield result
     finally:
         for connection in workers:
             connection.close()  # a worker ends when nobody is at the other end
@@ -103,7 +107,7 @@ def _serve(make: Callable[[], Function], connection: Connection, others: list[Co
         except (EOFError, OSError):
             return
         try:
-            function = function or make()
+            function = function or _settled(make)
             answer = (True, function(task))
         except (TunesmithError, OSError) as error:
             answer = (False, error)
@@ -113,6 +117,25 @@ def _serve(make: Callable[[], Function], connection: Connection, others: list[Co
             connection.send(answer)
         except OSError:
             return
+
+
+def _settled(make: Callable[[], Function]) -> Function:
+    """The function; from then on garbage is collected between tasks only.
+
+    A batch of rows is thousands of small objects without cycles: looking through them again and
+    again took a fifth of the time.
+    """
+    function = make()
+    gc.disable()
+    gc.freeze()
+
+    def run(task: Any) -> Any:
+        try:
+            return function(task)
+        finally:
+            gc.collect()
+
+    return run
 
 
 def _result(connection: Connection, process: Any) -> Any:

@@ -132,10 +132,18 @@ class SftStage:
 def example(turns: list[EncodedTurn]) -> Example:
     """Ids laid end to end, and for each its weight as a target."""
     ids: list[int] = []
+    ends: list[int] = []
     weights: list[float] = []
     for turn in turns:
-        ids += turn.prompt_ids + turn.completion_ids
-        weights += [turn.prompt_weight] * len(turn.prompt_ids)
-        weights += [turn.weight] * len(turn.completion_ids)
-    weights[0] = 0.0  # the first token has no predecessor
-    return Example(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
+        ids += turn.prompt_ids
+        ends.append(len(ids))
+        ids += turn.completion_ids
+        ends.append(len(ids))
+        weights += turn.prompt_weight, turn.weight
+    weights_T = np.empty(len(ids), np.float32)
+    start = 0
+    for end, weight in zip(ends, weights, strict=True):
+        weights_T[start:end] = weight
+        start = end
+    weights_T[0] = 0.0  # the first token has no predecessor
+    return Example(np.array(ids, np.int32), weights_T)

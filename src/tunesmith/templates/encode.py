@@ -34,6 +34,9 @@ class SegmentEncoder:
         self._added = _any_of(tokenizer.added)
         self._endings = tuple(tokenizer.added)
         self._simple = tokenizer.seamless and not tokenizer.strips_after
+        alone = tokenizer.encode_batch(self._endings, "start")
+        self._alone = {token: ids for token, ids in zip(self._endings, alone, strict=True)}
+        """Ids of an added token that is a text of its own, as most end markers are."""
 
     def spells_control(self, text: str) -> bool:
         """Whether content contains the string of a token that only markup may produce."""
@@ -99,8 +102,12 @@ class SegmentEncoder:
         # Only what precedes the first added token continues the text before.
         found = self._added.search(text)
         cut = found.start() if found else len(text)
-        head = [_put(texts, ("text", None), text[:cut])] if cut else []
-        return head + ([_put(texts, ("start", None), text[cut:])] if found else [])
+        plan: list[_Part] = [_put(texts, ("text", None), text[:cut])] if cut else []
+        if text[cut:] in self._alone:
+            plan.append(self._alone[text[cut:]])
+        elif found:
+            plan.append(_put(texts, ("start", None), text[cut:]))
+        return plan
 
     def _plan_apart(
         self,

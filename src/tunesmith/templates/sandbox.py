@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
@@ -89,30 +89,31 @@ def compile_template(source: str) -> Callable[..., str]:
         template = environment.from_string(source)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError, TypeError) as error:
         raise TemplateRefused(f"it is no valid template: {_short(error)}") from None
+    template.globals = dict(template.globals)  # a ChainMap, slow to copy at every rendering
 
     def render(**variables: Any) -> str:
         token = _BUDGET.set(_Budget(variables))
         try:
-            text = "".join(_within(template.generate(**variables), variables))
+            return _joined_within(template.root_render_func(template.new_context(variables)), variables)
         except TemplateRefused:
             raise
         except Exception as error:  # a template can raise whatever its operations raise
             raise TemplateRefused(_short(error)) from None
         finally:
             _BUDGET.reset(token)
-        return text
 
     return render
 
 
-def _within(chunks: Any, variables: dict[str, Any]) -> Any:
-    """The chunks, as long as they are at most four times what was given and 64 KiB."""
-    written = 0
+def _joined_within(chunks: Iterable[str], variables: dict[str, Any]) -> str:
+    """The chunks as one text, at most four times what was given and 64 KiB."""
+    written, kept = 0, []
     for chunk in chunks:
         written += len(chunk)
         if written > 64 * 1024 and written > 64 * 1024 + 4 * _weight(variables):
             raise TemplateRefused("it makes too much text")
-        yield chunk
+        kept.append(chunk)
+    return "".join(kept)
 
 
 def _weight(value: Any) -> int:
