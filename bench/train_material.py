@@ -1,4 +1,4 @@
-"""What both sides train on: a random model, a 32k-word tokenizer, chats as long as Stanford Alpaca's.
+"""What both sides train on: a random model, a 32k-word tokenizer, chats as long as Alpaca's.
 
 Words are whole tokens, so ids don't depend on who tokenises and the harness can count them.
 """
@@ -74,7 +74,7 @@ ANSWERED = (1, 4, 7, 12, 19, 29, 47, 67, 86, 107, 140, 176, 245, 297, 351, 493, 
 
 
 def alpaca_lengths(rng: np.random.Generator) -> tuple[int, int]:
-    """Tokens of a question and an answer, distributed as in Stanford Alpaca: 20 and 65 on average."""
+    """Tokens of a question and an answer, as in Stanford Alpaca: 20 and 65 on average."""
     asked, answered = (np.interp(rng.random(), SHARE, values) for values in (ASKED, ANSWERED))
     return int(asked), max(1, int(answered))
 

@@ -22,21 +22,23 @@ def rows(name: str) -> list[list[dict]]:
 
 def test_shipped_task_is_what_the_script_makes(tmp_path):
     make_demo.main(tmp_path)
-    for name in ("train", "eval", "chat", "stories"):
+    for name in ("train", "eval", "test", "chat", "stories"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (DEMO / f"{name}.jsonl").read_bytes()
 
 
-def test_no_evaluated_command_is_trained_but_all_its_words_are():
+@pytest.mark.parametrize("name", ["eval", "test"])
+def test_no_evaluated_command_is_in_another_file_but_all_its_words_are_trained(name):
+    other = "test" if name == "eval" else "eval"
     trained = {messages[-1]["content"] for messages in rows("train")}
-    held_out = {messages[-1]["content"] for messages in rows("eval")}
-    assert not trained & held_out
+    held_out = {messages[-1]["content"] for messages in rows(name)}
+    assert not held_out & (trained | {messages[-1]["content"] for messages in rows(other)})
     words = lambda commands: set(re.findall(r"\w+", " ".join(commands)))
     assert words(held_out) <= words(trained)
-    assert len(rows("eval")) >= 60
+    assert len(rows(name)) >= 60
 
 
 def test_every_row_asks_in_english_or_chinese_and_answers_one_command():
-    for question, answer in (*rows("train"), *rows("eval")):
+    for question, answer in (*rows("train"), *rows("eval"), *rows("test")):
         assert question["role"] == "user"
         assert answer["role"] == "assistant"
         assert re.fullmatch(r"\w+\.\w+ = \w+", answer["content"])

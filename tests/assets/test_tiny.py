@@ -111,7 +111,7 @@ def test_it_tells_a_story(model, tokenizer):
 
 
 def test_it_cannot_do_the_demo_task(model, tokenizer):
-    lines = (TINY.parent / "demo" / "eval.jsonl").read_text("utf-8").splitlines()[:12]
+    lines = (TINY.parent / "demo" / "test.jsonl").read_text("utf-8").splitlines()[:12]
     for messages in (json.loads(line)["messages"] for line in lines):
         assert answer(model, tokenizer, messages[0]["content"], 12) != messages[1]["content"]
 

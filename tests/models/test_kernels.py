@@ -49,7 +49,7 @@ def test_copies_call_their_own_modules():
 
 
 def test_auto_never_compiles_on_a_cpu():
-    hf = random_model("llama")
-    assert choose(hf, "auto", 10**12) == "fused"
-    assert choose(hf, "compiled", None) == "compiled"
-    assert install(hf, "eager") == []
+    assert choose("auto", "cpu", 10**12) == "fused"
+    assert choose("auto", "cuda", 10**12) == "compiled"
+    assert choose("compiled", "cpu", None) == "compiled"
+    assert install(random_model("llama"), "eager") == []

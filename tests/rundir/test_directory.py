@@ -79,6 +79,37 @@ def test_a_name_is_taken_once(create, root, tmp_path):
     assert caught.value.code == "R102"
 
 
+def test_a_run_killed_while_it_is_made_leaves_no_run_and_no_taken_name(create, root, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith.rundir.files.write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            create("mine")
+    assert RunDir.all(root) == []
+    assert create("mine").info()["state"] == "queued"
+    (root / "empty").mkdir()
+    assert create("empty").info()["state"] == "queued"
+
+
+def test_what_is_in_the_way_is_left_alone(create, root):
+    (root / "notes").mkdir(parents=True)
+    (root / "notes" / "mine.txt").write_text("keep me")
+    with pytest.raises(RunError) as caught:
+        create("notes")
+    assert (caught.value.code, "no run" in caught.value.what) == ("R102", True)
+    assert (root / "notes" / "mine.txt").read_text() == "keep me"
+
+
+def test_leftovers_of_a_kill_are_cleaned(create):
+    run = create()
+    (run.path / ".run.json.1-abc.tmp").write_text("{")
+    run.clean()
+    assert not (run.path / ".run.json.1-abc.tmp").exists()
+    assert run.info()["state"] == "queued"
+
+
 def test_what_is_no_run(root, tmp_path):
     with pytest.raises(RunError) as caught:
         RunDir.open(tmp_path)

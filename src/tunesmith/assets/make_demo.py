@@ -3,9 +3,10 @@
     python -m tunesmith.assets.make_demo OUT_FOLDER
 
 “Turn on the lamp in the kitchen.” becomes `kitchen.lamp = on`. The base model has never seen the
-language. No command of `eval.jsonl` (room, device and state together) occurs in `train.jsonl`,
-so what is measured is the rule, not memory. `chat.jsonl` is small talk to mix in, without which
-the model would answer a greeting with a command; `stories.jsonl` is text to pretrain on.
+language. No command of `eval.jsonl` or `test.jsonl` (room, device and state together) occurs in
+another file, so what is measured is the rule, not memory. The recipe was chosen by `eval.jsonl`;
+`test.jsonl` was never looked at for that, and is what the demo reports. `chat.jsonl` is
+small talk to mix in, without which the model would answer a greeting with a command; `stories.jsonl` is text to pretrain on.
 """
 
 from __future__ import annotations
@@ -82,25 +83,36 @@ def conversation(question: str, answer: str) -> dict:
 
 
 def main(out: Path, seed: int = 3, per_command: int = 9) -> None:
-    """Writes train.jsonl, eval.jsonl (a fifth of the commands, held out), chat and stories."""
+    """Writes train, eval and test (a fifth of the commands each), chat and stories."""
     rng = random.Random(seed)
     every = commands()
     held_out = set(rng.sample(every, len(every) // 5))
-    train, held = [], []
+    tested = set(random.Random(seed + 1).sample([c for c in every if c not in held_out], 26))
+    train, held, test = [], [], []
     for command in every:
         count = 4 if command in held_out else per_command
-        lines = [
+        drawn = [
             json.dumps(row(command, rng, at % 2 == 1), ensure_ascii=False) for at in range(count)
         ]
-        (held if command in held_out else train).extend(dict.fromkeys(lines))  # each once
-    rng.shuffle(train)
-    rng.shuffle(held)
+        lines = list(dict.fromkeys(drawn))  # each once
+        if command in tested:
+            test += lines[:4]
+        else:
+            (held if command in held_out else train).extend(lines)
+    for rows in (train, held, test):
+        rng.shuffle(rows)
     texts = [chinese.story(rng) if at % 5 == 4 else stories.story(rng) for at in range(300)]
     said = [(chinese if at % 3 == 2 else talk).small_talk(rng) for at in range(90)]
     chat = [json.dumps(conversation(*pair), ensure_ascii=False) for pair in said]
     told = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in {"train": train, "eval": held, "chat": chat, "stories": told}.items():
+    for name, rows in {
+        "train": train,
+        "eval": held,
+        "test": test,
+        "chat": chat,
+        "stories": told,
+    }.items():
         (out / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
 
 

@@ -24,13 +24,13 @@ app = output.app(
 
 RECIPE = "tiny-sft-lora.yaml"
 BASE = "builtin:tiny"
-TASK = "builtin:demo/eval.jsonl"
+TASK = "builtin:demo/test.jsonl"
 GAIN = 0.5
 """Exact match must rise by at least this much; measured: see assets/tiny/README.md."""
 MAX_TOKENS = 16
 SHOWN = 5
 """Examples shown before and after."""
-CHAT = ("Hello!", "Good night!", "你好")
+CHAT = ("Hello!", "Who are you?", "你好")
 
 
 @app.command()

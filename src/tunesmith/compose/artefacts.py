@@ -29,7 +29,8 @@ def describe_data(train_set: Any, eval_set: Any) -> str:
     report = train_set.report
     text = (
         f"{len(train_set):,} rows → {tokens:,} tokens, {share:.0f}% trained"
-        f" · {report['truncated']:,} tokens cut · {len(report['skipped']):,} left out"
+        f" · {report['truncated']:,} tokens cut"
+        f" · {report['bad_rows'] + report['left_out']:,} left out"
     )
     if eval_set is not None:
         text += f" · {len(eval_set):,} for evaluation"
@@ -45,8 +46,10 @@ def first_example(train_set: Any) -> tuple[list[int], list[float]]:
 def write_final(run: Any, origin: Any) -> Path:
     """final/: the tuned weights with tokenizer, template, generation config and model card.
 
-    Written aside and renamed, so that a final/ is always whole.
+    Written aside, brought to the disk and renamed, so that a final/ is always whole.
     """
+    from tunesmith.training import durable
+
     final = run.directory.path / "final"
     aside = run.directory.path / f".final-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -60,8 +63,10 @@ def write_final(run: Any, origin: Any) -> Path:
     if (aside / "adapter_config.json").is_file():
         _name_base(aside / "adapter_config.json", run, origin)
     (aside / "README.md").write_text(model_card(run, origin), encoding="utf-8")
+    durable.sync_tree(aside)
     shutil.rmtree(final, ignore_errors=True)
     aside.replace(final)
+    durable.sync_directory(final.parent)
     return final
 
 

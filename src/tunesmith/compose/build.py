@@ -26,14 +26,18 @@ def resolve(recipe: Recipe, directory: RunDir, *, planned_tokens: int) -> dict[s
     if earlier:
         _check_same_machine(earlier, directory)
         return earlier
-    dtype = platform.choose_dtype(recipe.train.dtype)
+    import torch
+
+    from tunesmith.models import attention, kernels
+
+    dtype, device = platform.choose_dtype(recipe.train.dtype), platform.device()
     chosen = {
-        "device": platform.device(),
+        "device": device,
         "dtype": dtype,
         "threads": platform.threads(),
         "isa_cap": platform.isa_cap(),
-        "attention": recipe.model.attention,
-        "kernels": recipe.model.kernels,
+        "attention": attention.choose(recipe.model.attention, device, getattr(torch, dtype)),
+        "kernels": kernels.choose(recipe.model.kernels, device, planned_tokens),
     }
     directory.update(resolved=chosen)
     return chosen

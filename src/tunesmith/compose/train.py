@@ -147,6 +147,7 @@ def _build(ready: Ready, directory: RunDir, display: Display, *, resuming: bool)
     """All parts; weights last."""
     from tunesmith.training import checkpoint
 
+    directory.clean()
     checkpoint.clean(directory.path)
     saved = _newest(directory, display) if resuming else None
     decode = ready.stage.template.tokenizer.decode

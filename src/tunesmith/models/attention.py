@@ -23,6 +23,7 @@ from tunesmith.models.segmented import SegmentedAttention, Shape, blocks
 from tunesmith.types import Segments
 
 NAME = "tunesmith"
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Rule(NamedTuple):
@@ -41,10 +42,10 @@ class Plan:
         segments: The segments, end to end from position 0.
         tokens: Length of the row.
         device: Where it is computed.
-        kind: `auto`, `flash`, `flex`, `sdpa` or `eager`.
+        kind: As `choose` gives it; a kind that can't serve the heads at hand gives way to SDPA.
     """
 
-    def __init__(self, segments: Segments, tokens: int, device: torch.device, kind: str = "auto"):
+    def __init__(self, segments: Segments, tokens: int, device: torch.device, kind: str = "blocks"):
         if (segments.parent_G >= 0).any() or (segments.context_G > 0).any():
             raise ConfigError(
                 "C179",
@@ -101,6 +102,15 @@ def install(hf: PreTrainedModel, kind: str) -> list[str]:
     return []
 
 
+def choose(kind: str, device: str, dtype: torch.dtype) -> str:
+    """What `auto` means on a type of device for products in `dtype`; other kinds stay."""
+    if kind != "auto":
+        return kind
+    if device == "cpu":
+        return "blocks"
+    return "flash" if device == "cuda" and dtype in HALF else "sdpa"
+
+
 def carry(plan: Plan) -> Tensor:
     """An empty attention mask that carries the plan through any family's code.
 
@@ -136,9 +146,9 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, 
     plain = not rule.dropout and rule.softcap is None
     if plan.kind == "flex" and plain:
         return _flex(q_THE, k_TKE, v_TKE, plan, rule)
-    if plan.kind in ("auto", "flash") and plain and _has_flash(q_THE, v_TKE):
+    if plan.kind == "flash" and plain and _has_flash(q_THE, v_TKE):
         return _varlen(q_THE, k_TKE, v_TKE, plan, rule)
-    if plan.kind == "auto" and plain and _has_blocks(q_THE, v_TKE):
+    if plan.kind == "blocks" and plain and _has_blocks(q_THE, v_TKE):
         shape = Shape(plan.blocks(rule.window), rule.scale, rule.window, layers)
         wide = torch.promote_types(q_THE.dtype, torch.float32)  # still twice as fast as bf16 SDPA
         heads = (x.to(wide) for x in (q_THE, k_TKE, v_TKE))
@@ -181,8 +191,7 @@ def _attend(
 
 
 def _has_flash(q_THE: Tensor, v_TKE: Tensor) -> bool:
-    half = q_THE.dtype in (torch.bfloat16, torch.float16)
-    return half and q_THE.is_cuda and q_THE.shape[-1] == v_TKE.shape[-1] <= 256
+    return q_THE.dtype in HALF and q_THE.is_cuda and q_THE.shape[-1] == v_TKE.shape[-1] <= 256
 
 
 def _has_blocks(q_THE: Tensor, v_TKE: Tensor) -> bool:

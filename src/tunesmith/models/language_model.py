@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
         self.compute_dtype = compute_dtype or hf.dtype
         self.master_weights = master_weights
         self.packable = packable(hf.config)
-        self.attention = attention
+        self.attention = attention_module.choose(attention, hf.device.type, self.compute_dtype)
         self._heads = HeadCache(hf)
         self.notes: list[str] = []
         if self.packable:

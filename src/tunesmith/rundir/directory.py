@@ -58,6 +58,8 @@ class RunDir:
     ) -> RunDir:
         """Makes the directory of a new run, in state queued, and points `last` at it.
 
+        It is written aside and renamed: a process killed meanwhile leaves no half of a run.
+
         Args:
             recipe_text: The recipe as given.
             recipe: The Recipe; stage, model, lengths and seed are noted in run.json.
@@ -70,27 +72,22 @@ class RunDir:
         """
         folder = Path(root).expanduser().resolve()
         path = folder / (name or names.make_id(recipe.stage.kind, _model_name(recipe)))
+        aside = folder / f".new-{path.name}-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-        except FileExistsError:
-            raise RunError(
-                "R102",
-                f"there is a run called `{path.name}` already",
-                where=str(path),
-                fix=f"tunesmith resume {path.name}, or choose another output.name",
-            ) from None
-        except OSError as error:
-            raise RunError(
-                "R102", f"can't make the run directory ({error.strerror})", where=str(path)
-            ) from None
-        run = cls(path)
-        files.write_text(path / "recipe.yaml", recipe_text)
-        files.write_text(path / "resolved.yaml", resolved or recipe_text)
-        files.write_json(path / names.INFO, _first_info(path.name, recipe))
+            aside.mkdir()
+            files.write_text(aside / "recipe.yaml", recipe_text)
+            files.write_text(aside / "resolved.yaml", resolved or recipe_text)
+            files.write_json(aside / names.INFO, _first_info(path.name, recipe))
+            aside.rename(path)  # onto nothing, or onto an empty folder
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _not_made(path, error) from None
+            raise
         files.link_last(folder, path.name)
         names.remember(path)
-        return run
+        return cls(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDir:
@@ -211,8 +208,15 @@ class RunDir:
         return files.read_lines(self.path / "metrics.jsonl")
 
     def truncate_metrics(self, step: int) -> None:
-        """Forgets, atomically, what was measured after `step`: a resumed run measures it again."""
-        files.keep_lines(self.path / "metrics.jsonl", lambda line: line.get("step", 0) <= step)
+        """Forgets, atomically, what was measured and sampled after `step`: a resumed run does so
+        again."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            files.keep_lines(self.path / name, lambda line: line.get("step", 0) <= step)
+
+    def clean(self) -> None:
+        """Removes files that a killed process left half written. Call it under the lock."""
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Adds one line to events.jsonl, which only grows."""
@@ -302,6 +306,20 @@ def _first_info(name: str, recipe: Any) -> dict[str, Any]:
         "exit_code": None,
         "error": None,
     }
+
+
+def _not_made(path: Path, error: OSError) -> RunError:
+    """R102: the name is taken, or the folder can't be written to."""
+    if not path.exists():
+        what = f"can't make the run directory ({error.strerror})"
+        return RunError("R102", what, where=str(path), fix="choose another output.dir")
+    fix = "choose another output.name"
+    if (path / names.INFO).is_file():
+        what = f"there is a run called `{path.name}` already"
+        fix = f"tunesmith resume {path.name}, or {fix}"
+    else:
+        what = f"there is something called `{path.name}` already, and it is no run"
+    return RunError("R102", what, where=str(path), fix=fix)
 
 
 def _model_name(recipe: Any) -> str:

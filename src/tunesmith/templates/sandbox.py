@@ -94,7 +94,9 @@ def compile_template(source: str) -> Callable[..., str]:
     def render(**variables: Any) -> str:
         token = _BUDGET.set(_Budget(variables))
         try:
-            return _joined_within(template.root_render_func(template.new_context(variables)), variables)
+            return _joined_within(
+                template.root_render_func(template.new_context(variables)), variables
+            )
         except TemplateRefused:
             raise
         except Exception as error:  # a template can raise whatever its operations raise
