@@ -6,7 +6,8 @@
 language. No command of `eval.jsonl` or `test.jsonl` (room, device and state together) occurs in
 another file, so what is measured is the rule, not memory. The recipe was chosen by `eval.jsonl`;
 `test.jsonl` was never looked at for that, and is what the demo reports. `chat.jsonl` is
-small talk to mix in, without which the model would answer a greeting with a command; `stories.jsonl` is text to pretrain on.
+small talk to mix in, without which the model would answer a greeting with a command;
+`stories.jsonl` is text to pretrain on.
 """
 
 from __future__ import annotations
