@@ -120,3 +120,14 @@ def test_the_same_recipe_twice_gives_the_same_numbers(make_recipe):
     second = compose.train(make_recipe("second"))
     assert numbers(first) == numbers(second)
     assert any(line.get("eval_loss") for line in numbers(first))
+
+
+def test_a_run_under_nohup_outlives_its_terminal(make_recipe, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    monkeypatch.setattr(StopAt, "metrics", lambda self, line: signal.raise_signal(signal.SIGHUP))
+    try:
+        run = compose.train(make_recipe("nohup"), display=StopAt(1))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert run.info()["state"] == "done"
