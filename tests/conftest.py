@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Properties are tried on the same examples everywhere: a test that fails, fails for everyone.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 # Before torch is imported anywhere: tests must not depend on the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

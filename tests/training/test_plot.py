@@ -94,7 +94,7 @@ def test_any_history_can_be_drawn(history, title):
                 assert 0 <= y <= plot.HEIGHT
 
 
-@given(st.floats(-1e5, 1e5), st.floats(1e-6, 1e5), st.integers(2, 10))
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
 def test_ticks_span_the_data_in_round_steps(low, span, most):
     found = plot.ticks(low, low + span, most)
     step = found[1] - found[0]
