@@ -164,7 +164,8 @@ def test_ctrl_c_ends_an_answer_and_the_next_one_leaves(shared_data):
     chat.type("clear\n")
     chat.wait_for("History has been removed")
     chat.wait_for("User: ")
-    for _ in range(3):  # CPython may miss one that comes just as input() begins to wait
+    time.sleep(0.5)  # CPython may miss one that comes just as input() begins to wait
+    for _ in range(3):
         chat.interrupt()
         with contextlib.suppress(subprocess.TimeoutExpired):
             assert chat.process.wait(15) == 130

@@ -213,10 +213,13 @@ def test_killed_at_every_operation_outside_of_saves(stand):
 @pytest.mark.slow
 def test_killed_at_50_random_moments(stand):
     rng = random.Random(0)
-    killed = 0
-    for _ in range(50):
-        killed += stand.train(after=rng.uniform(0.0, stand.seconds)).killed
+    killed, seconds = 0, stand.seconds
+    while killed < 50:
+        moment = rng.uniform(0.0, seconds)
+        if stand.train(after=moment).killed:
+            killed += 1
+        else:
+            seconds = max(seconds * 0.8, 0.05)  # a machine that has become faster: aim earlier
         if rng.random() < 0.3 and (stand.run / "run.json").exists():
-            killed += stand.resume(after=rng.uniform(0.0, stand.seconds)).killed
+            stand.resume(after=rng.uniform(0.0, seconds))
         stand.finish()
-    assert killed >= 40
