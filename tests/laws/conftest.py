@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tunesmith import registry
+from tunesmith.data.collate import collate_items
 from tunesmith.stages.base import build
-from tunesmith.types import Conversation, Document, Message, Parts
+from tunesmith.types import Conversation, Document, Feedback, Message, Parts, Preference
 
 STAGES = registry.names("stages")
 
@@ -37,7 +38,29 @@ def samples(kind: type) -> list:
             [("user", "A longer question, what is the sea?"), ("assistant", "Water.")],
         ]
         return [Conversation(tuple(Message.of(r, t) for r, t in talk)) for talk in talks]
+    if kind is Preference:
+        return [pair(*texts) for texts in PAIRS]
+    if kind is Feedback:
+        talks = (pair(*texts) for texts in PAIRS)
+        return [
+            Feedback(Conversation((*p.prompt.messages, *p.chosen)), at % 2 == 0)
+            for at, p in enumerate(talks)
+        ]
     raise KeyError(f"no law samples for {kind}: add them here")
+
+
+PAIRS = (
+    ("Hi", "Hello there!", "No."),
+    ("2+2?", "4", "Five, I should think"),
+    ("Name a colour", "Blue like the sea", "Seven"),
+    ("A longer question, what is the sea?", "Water.", "I don't know that, sorry."),
+)
+
+
+def pair(question: str, chosen: str, rejected: str) -> Preference:
+    """A preference of one turn."""
+    said = (Message.of("user", question), *(Message.of("assistant", t) for t in (chosen, rejected)))
+    return Preference(Conversation(said[:1]), said[1:2], said[2:])
 
 
 @pytest.fixture(params=STAGES)
@@ -51,11 +74,27 @@ def stage(request, tiny_model):
 
 
 @pytest.fixture
-def examples(stage):
-    """Encoded examples of the stage, in sample order."""
+def items(stage):
+    """Encoded rows of the stage, in sample order; examples that must share a step together."""
     encoded = stage.encode(samples(stage.sample[0]))
     assert not [e.problem for e in encoded if e.problem]
-    return [example for e in encoded for example in e.examples]
+    if stage.sample[0] in (Preference, Feedback):
+        return [e.examples for e in encoded]
+    return [(example,) for e in encoded for example in e.examples]
+
+
+@pytest.fixture
+def lay(items):
+    """`lay(rows, **layout)`: a batch of these rows, with what `prepare` and `steps` would add."""
+
+    def lay(rows, **layout):
+        values_N2 = torch.linspace(-30, -20, 2 * len(items), dtype=torch.float64).view(-1, 2)
+        columns = {"reference": values_N2[list(rows)].numpy()}
+        batch = collate_items([items[row] for row in rows], columns=columns, **layout)
+        batch.extra["kl"] = torch.tensor(0.25)
+        return batch
+
+    return lay
 
 
 @pytest.fixture(scope="session")

@@ -6,21 +6,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tunesmith.data.collate import collate
 from tunesmith.training.loop import total, total_units
 
 
-def layouts(examples):
+def layouts(lay, count):
     """Name → list of ranks, each a Step (list of Batches)."""
-    one_each = [collate([example]) for example in examples]
-    half = len(examples) // 2
+    rows = range(count)
+    half = count // 2
     return {
-        "accumulated one by one": [one_each],
-        "accumulated two by two": [[collate(examples[:half]), collate(examples[half:])]],
-        "reversed order": [[collate(examples[::-1])]],
-        "padded right": [[collate(examples, padded=True, padding_side="right")]],
-        "padded left": [[collate(examples, padded=True, padding_side="left")]],
-        "two ranks": [[collate(examples[:1])], [collate(examples[1:])]],
+        "accumulated one by one": [[lay([row]) for row in rows]],
+        "accumulated two by two": [[lay(rows[:half]), lay(rows[half:])]],
+        "reversed order": [[lay(rows[::-1])]],
+        "padded right": [[lay(rows, padded=True, padding_side="right")]],
+        "padded left": [[lay(rows, padded=True, padding_side="left")]],
+        "two ranks": [[lay(rows[:1])], [lay(rows[1:])]],
     }
 
 
@@ -40,19 +39,20 @@ def gradient(model, stage, ranks):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_layout_does_not_change_the_gradient(stage, examples, model_of, dtype, bound):
+def test_layout_does_not_change_the_gradient(stage, items, lay, model_of, dtype, bound):
     model = model_of(dtype).eval()
-    loss, reference = gradient(model, stage, [[collate(examples)]])
+    loss, reference = gradient(model, stage, [[lay(range(len(items)))]])
     assert reference.norm() > 0
-    for name, ranks in layouts(examples).items():
+    for name, ranks in layouts(lay, len(items)).items():
         other_loss, other = gradient(model, stage, ranks)
         assert abs(other_loss - loss) <= bound * abs(loss), name
         assert (other - reference).norm() <= bound * reference.norm(), name
 
 
-def test_neighbours_in_a_pack_do_not_see_each_other(stage, examples, model_of):
+def test_neighbours_in_a_pack_do_not_see_each_other(stage, items, lay, model_of):
     model = model_of(torch.float64).eval()
-    alone = stage.loss(model, collate(examples[:1])).terms["loss"].sum
-    others = stage.loss(model, collate(examples[1:])).terms["loss"].sum
-    together = stage.loss(model, collate(examples)).terms["loss"].sum
-    assert abs(together - alone - others) <= 1e-10 * abs(together)
+    rows = range(len(items))
+    parts = (stage.loss(model, lay(some)).terms for some in (rows[:1], rows[1:], rows))
+    alone, others, together = parts
+    for name, term in together.items():
+        assert abs(term.sum - alone[name].sum - others[name].sum) <= 1e-10 * abs(term.sum)

@@ -12,7 +12,7 @@ import pytest
 from tunesmith import compose, recipe, registry
 from tunesmith.training import checkpoint
 from tunesmith.training.log import TIMED
-from tunesmith.types import Conversation, Document
+from tunesmith.types import Conversation, Document, Feedback, Preference
 
 STAGES = registry.names("stages")
 
@@ -28,6 +28,20 @@ def rows(kind: type) -> list[dict]:
                 "instruction": f"Say {words[i % 10]} {i}",
                 "input": "",
                 "output": words[-1 - i % 10] * 2,
+            }
+            for i in range(20)
+        ]
+    if kind is Preference:
+        return [
+            {"prompt": f"Say {words[i % 10]} {i}", "chosen": words[-1 - i % 10], "rejected": "Nay"}
+            for i in range(20)
+        ]
+    if kind is Feedback:
+        return [
+            {
+                "prompt": f"Say {words[i % 10]} {i}",
+                "completion": words[-1 - i % 10],
+                "label": i % 3 > 0,
             }
             for i in range(20)
         ]

@@ -38,9 +38,12 @@ class Terminal(Display):
         if "loss" not in line:
             self.eval_loss = line.get("eval_loss", self.eval_loss)
             if "eval_loss" in line:
-                perplexity = line["eval_perplexity"]
-                text = f"step {line['step']} · eval loss {self.eval_loss:.4f} · perplexity"
-                self.line("eval", f"{text} {perplexity:.4g}")
+                text = f"step {line['step']} · eval loss {self.eval_loss:.4f}"
+                if "eval_perplexity" in line:
+                    text += f" · perplexity {line['eval_perplexity']:.4g}"
+                if "eval_rewards/accuracies" in line:
+                    text += f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
+                self.line("eval", text)
             return
         if not self.headed:
             output.log(HEADING)

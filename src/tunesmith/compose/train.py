@@ -160,6 +160,7 @@ def _build(ready: Ready, directory: RunDir, display: Display, *, resuming: bool)
     run = build.build_run(recipe, origin, directory, ready.stage, sets, display)
     checkpoint.check_space(directory.path, run.trainable().values())
     display.line("plan", describe_plan(run, need.total))
+    run.stage.prepare(run, lambda text: display.line("stage", text))
     if saved is not None:
         run.restore(saved)
     return run

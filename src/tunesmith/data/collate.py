@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -68,7 +68,36 @@ def collate(
     )
 
 
+def collate_items(
+    items: Sequence[tuple[Example, ...]],
+    *,
+    columns: Mapping[str, np.ndarray] | None = None,
+    padded: bool = False,
+    padding_side: Literal["left", "right"] = "right",
+) -> Batch:
+    """Lays rows, each of one or several examples, into a batch; see `collate`.
+
+    Args:
+        items: The examples of each row, at least one row.
+        columns: One value or vector a row, by name; they go into `extra`.
+        padded: One example a row of the batch, filled up on `padding_side`.
+
+    Returns:
+        A batch with two more units: `rows`, and `first_tokens`, Σ weights of first examples.
+    """
+    import torch
+
+    flat = [example for item in items for example in item]
+    batch = collate(flat, padded=padded, padding_side=padding_side)
+    first = sum(float(item[0].weights_T.sum(dtype=np.float64)) for item in items)
+    batch.units |= {"rows": float(len(items)), "first_tokens": first}
+    batch.extra |= {name: torch.from_numpy(values) for name, values in (columns or {}).items()}
+    return batch
+
+
 def filler() -> Batch:
     """A batch that counts nothing, for ranks that have no row left in a step others still have."""
     empty = Example(np.zeros(2, np.int32), np.zeros(2, np.float32))
-    return collate([empty], padded=True)
+    batch = collate_items([(empty,)], padded=True)
+    batch.units["rows"] = 0.0
+    return batch

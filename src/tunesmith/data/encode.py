@@ -339,13 +339,13 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
 
 
 def _items(row: Row, sample: Sample, encoded: Encoded, weight: float) -> list[store.Item]:
-    """The two sides of a preference share a step; blocks of a document or parts of a long
-    conversation are drawn each on its own."""
+    """The two sides of a preference, and an answer and its mismatch, share a step; blocks of a
+    document or parts of a long conversation are drawn each on its own."""
     examples = encoded.examples
     if weight != 1.0:
         factor = np.float32(weight)
         examples = tuple(e._replace(weights_T=e.weights_T * factor) for e in examples)
-    groups = [examples] if isinstance(sample, Preference) else [(e,) for e in examples]
+    groups = [examples] if isinstance(sample, Preference | Feedback) else [(e,) for e in examples]
     return [store.Item(group, int(row.file), row.line) for group in groups]
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.data.collate import collate, filler
+from tunesmith.data.collate import collate_items, filler
 from tunesmith.data.order import permutation
 from tunesmith.data.pack import best_fit
 from tunesmith.data.store import Dataset
@@ -48,6 +48,8 @@ class Loader:
     world: int = 1
     padded: bool = False
     """One example a row, for models and tuners that can't take examples end to end."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """Values of each row that are no tokens, such as log-probabilities under a reference."""
 
     _units: Any = field(init=False, repr=False, compare=False)
 
@@ -125,9 +127,19 @@ class Loader:
             micro = units[start : start + per_micro]
             share = math.ceil(len(micro) / self.world)
             mine = micro[self.rank * share : (self.rank + 1) * share]
-            examples = [example for unit in mine for row in unit for example in self.dataset[row]]
-            batches.append(collate(examples, padded=self.padded) if examples else filler())
+            batches.append(self._batch([int(row) for unit in mine for row in unit]))
         return batches
+
+    def _batch(self, rows: list[int]) -> Batch:
+        if not rows:
+            return filler()
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        items = [self.dataset[row] for row in rows]
+        return collate_items(items, columns=columns, padded=self.padded)
+
+    def with_column(self, name: str, values: np.ndarray) -> Loader:
+        """The loader with one more value or vector for each row; batches carry it in `extra`."""
+        return replace(self, columns={**self.columns, name: values})
 
     def steps(self, start: int, stop: int) -> Iterator[Step]:
         """Steps start … stop-1, built ahead in a thread (which draws nothing at random)."""

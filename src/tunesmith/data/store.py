@@ -49,7 +49,7 @@ def write_shard(path: Path, items: Sequence[Item]) -> int:
     arrays = (
         np.array([MAGIC, len(items), len(examples), len(ids_T)], np.int64),
         np.array([item.line for item in items], np.int64),
-        np.add.reduceat(weights_T, starts_I, dtype=np.float64),
+        np.add.reduceat(np.abs(weights_T), starts_I, dtype=np.float64),
         np.array([item.file for item in items], np.int32),
         counts,
         lengths,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,9 @@ class PretrainStage:
 
     def modules(self) -> dict[str, Any]:
         return {}
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Nothing is needed before training."""
 
     def encode(self, samples: Sequence[Document]) -> list[Encoded]:
         """Token ids of each document with BOS (where the tokenizer adds one) and EOS, in blocks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,9 @@ class SftStage:
 
     def modules(self) -> dict[str, Any]:
         return {}
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Nothing is needed before training."""
 
     def encode(self, samples: Sequence[Conversation]) -> list[Encoded]:
         """Examples of each conversation, or the reason why it can't be trained."""

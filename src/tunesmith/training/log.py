@@ -29,6 +29,7 @@ class Log:
         self.grad_norm = 0.0
         self._pending: list[tuple[str, torch.Tensor]] = []
         self._unit_of: dict[str, str] = {}
+        self._coefs: dict[str, float] = {}
         self._norm: torch.Tensor | None = None
         self._start = time.monotonic() - elapsed_s
         self._begun = time.monotonic()
@@ -39,6 +40,7 @@ class Log:
         for name, term in {**loss.terms, **loss.metrics}.items():
             self._pending.append((name, term.sum.detach()))
             self._unit_of[name] = term.unit
+        self._coefs |= {name: term.coef for name, term in loss.terms.items()}
         self.tokens += int(batch.segments.length_G.sum())
 
     def end_step(self, units: Mapping[str, float], norm: torch.Tensor) -> None:
@@ -64,7 +66,7 @@ class Log:
             for name, value in sums.items()
         }
         self.sums, self.counts = {}, {}
-        return means
+        return with_loss(means, self._coefs)
 
     def timing(self, step: int, total_steps: int, started_at: int) -> dict[str, float]:
         """Tokens a second since the last line, memory, elapsed and estimated time left."""
@@ -89,6 +91,7 @@ class Log:
             "sums": self.sums,
             "counts": self.counts,
             "units": self._unit_of,
+            "coefs": self._coefs,
             "tokens": self.tokens,
             "grad_norm": self.grad_norm,
             "elapsed_s": time.monotonic() - self._start,
@@ -97,6 +100,7 @@ class Log:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
         self._unit_of, self.tokens = dict(state["units"]), state["tokens"]
+        self._coefs = dict(state.get("coefs", {}))
         self.grad_norm = state["grad_norm"]
         self._start = time.monotonic() - state["elapsed_s"]
 
@@ -106,6 +110,13 @@ class Log:
         self._pending.clear()
         if self._norm is not None:
             self.grad_norm, self._norm = float(self._norm), None
+
+
+def with_loss(means: dict[str, float], coefs: Mapping[str, float]) -> dict[str, float]:
+    """The means led by `loss`, the sum of a stage's terms, where no single term is called so."""
+    if "loss" in means or not coefs:
+        return means
+    return {"loss": sum(coef * means[name] for name, coef in coefs.items()), **means}
 
 
 def memory_gb() -> float:

@@ -13,7 +13,7 @@ import torch
 from tunesmith.errors import RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.training import checkpoint
-from tunesmith.training.log import Log
+from tunesmith.training.log import Log, with_loss
 from tunesmith.training.loop import total_units
 from tunesmith.training.optim import load_state_tensors, state_tensors
 from tunesmith.training.precision import LossScale
@@ -157,20 +157,24 @@ class TrainingRun:
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
         unit_of: dict[str, str] = {}
+        coefs: dict[str, float] = {}
         with torch.no_grad():
             for step in self.eval_loader.steps(0, self.eval_loader.steps_in_epoch(0)):
                 for unit, count in total_units(step).items():
                     counts[unit] = counts.get(unit, 0.0) + count
                 for batch in step:
                     loss = self.stage.loss(self.model, batch.to(self.device))
+                    coefs |= {name: term.coef for name, term in loss.terms.items()}
                     for name, term in {**loss.terms, **loss.metrics}.items():
                         sums[name] = sums.get(name, 0.0) + float(term.sum)
                         unit_of[name] = term.unit
         self.model.train()
         sums, counts = self.parallel.sum(sums), self.parallel.sum(counts)
-        metrics = {f"eval_{n}": s / (counts[unit_of[n]] or 1.0) for n, s in sums.items()}
-        if "eval_loss" in metrics:
+        means = with_loss({n: s / (counts[unit_of[n]] or 1.0) for n, s in sums.items()}, coefs)
+        metrics = {f"eval_{name}": value for name, value in means.items()}
+        if unit_of.get("loss") == "tokens":
             metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
+        if "eval_loss" in metrics:
             self.first_eval = metrics["eval_loss"] if self.first_eval is None else self.first_eval
             self.last_eval = metrics["eval_loss"]
         self.emit(metrics)

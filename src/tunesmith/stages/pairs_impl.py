@@ -1,0 +1,198 @@
+"""What the stages on preference pairs share: encoding a pair, and its log-probabilities.
+
+A pair is one item of two examples, chosen before rejected. Legend: `P` pairs, `G` segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.stages.sft import example
+from tunesmith.templates.fit import fit, length
+from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Run, Step, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunesmith.templates.base import EncodedTurn
+    from tunesmith.types import Batch, TokenLogprobs
+
+
+class PairStage:
+    """A stage on preference pairs, but for its loss."""
+
+    sample = (Preference,)
+
+    def __init__(self, config: Any, parts: Parts):
+        self.config = config
+        self.parts = parts
+        self.template = parts.template
+
+    @classmethod
+    def build(cls, config: Any, parts: Parts) -> Any:
+        return cls(config, parts)
+
+    def check(self, recipe: Any) -> None:
+        """Refuses numbers that make no sense.
+
+        Raises:
+            ConfigError: C185, label_smoothing; C186, beta.
+        """
+        config = self.config
+        if config.beta <= 0:
+            raise ConfigError(
+                "C186", f"beta is {config.beta}", where="stage.beta", fix="use a positive number"
+            )
+        smoothing = vars(config).get("label_smoothing", 0.0)
+        if not 0 <= smoothing < 0.5:
+            raise ConfigError(
+                "C185",
+                f"label_smoothing is {smoothing}",
+                where="stage.label_smoothing",
+                why="it is the share of pairs believed to be labelled the wrong way round",
+                fix="use 0 (off), or a share below 0.5",
+            )
+
+    def modules(self) -> dict[str, Any]:
+        return {}
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Most need nothing before training."""
+
+    def encode(self, samples: Sequence[Preference]) -> list[Encoded]:
+        """Chosen and rejected of each pair, or the reason why it can't be trained."""
+        return [_encode_pair(sample, self.parts) for sample in samples]
+
+    def steps(self, run: Run) -> Iterator[Step]:
+        return run.loader.steps(run.step, run.total_steps)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: what such a stage does is a function of the step."""
+
+
+class Sides(NamedTuple):
+    """One number for each pair and side, shape (P,)."""
+
+    chosen_P: Tensor
+    rejected_P: Tensor
+
+    def minus(self, other: Sides) -> Sides:
+        return Sides(self.chosen_P - other.chosen_P, self.rejected_P - other.rejected_P)
+
+    def over(self, other: Sides) -> Sides:
+        return Sides(self.chosen_P / other.chosen_P, self.rejected_P / other.rejected_P)
+
+    @property
+    def margin_P(self) -> Tensor:
+        return self.chosen_P - self.rejected_P
+
+
+def _encode_pair(sample: Preference, parts: Parts) -> Encoded:
+    try:
+        sides = [_sequence(sample, answer, parts) for answer in (sample.chosen, sample.rejected)]
+    except DataError as error:
+        return Encoded(problem=error.what)
+    if sides[0] == sides[1]:
+        return Encoded(problem="chosen and rejected are the same")
+    longest = max(map(length, sides))
+    if longest <= parts.max_length:
+        return Encoded(tuple(map(example, sides)))
+    if parts.on_overlength != "truncate":
+        problem = f"{longest} tokens, but data.max_length is {parts.max_length}"
+        return Encoded(problem=problem, policy=parts.on_overlength)
+    return _truncated(sample, parts, sum(map(length, sides)))
+
+
+def _truncated(sample: Preference, parts: Parts, whole: int) -> Encoded:
+    """Both sides cut to fit, if they still answer the same prompt; else the pair is left out."""
+    fitted = []
+    for answer in (sample.chosen, sample.rejected):
+        talk = _conversation(sample, answer)
+        found = fit(
+            talk, lambda c: _render(c, parts)[-1:], parts.template.tokenizer, parts.max_length
+        )
+        if not found:
+            problem = f"the prompt alone does not fit data.max_length = {parts.max_length} tokens"
+            return Encoded(problem=problem, policy="skip")
+        fitted.append(found[-1])
+    prompts = [turns[-1].prompt_ids for turns in fitted]
+    if prompts[0] != prompts[1] or len(fitted[0]) != len(fitted[1]):
+        problem = f"prompt and answers do not fit data.max_length = {parts.max_length} tokens"
+        return Encoded(problem=problem, policy="skip")
+    if fitted[0] == fitted[1]:
+        problem = "cut to data.max_length, chosen and rejected are the same"
+        return Encoded(problem=problem, policy="skip")
+    cut = whole - sum(map(length, fitted))
+    return Encoded(tuple(map(example, fitted)), truncated=cut)
+
+
+def _sequence(sample: Preference, answer: tuple[Message, ...], parts: Parts) -> list[EncodedTurn]:
+    """The sequence that ends with the answer."""
+    sequences = _render(_conversation(sample, answer), parts)
+    if not sequences or not any(t.weight and t.answered for t in sequences[-1]):
+        raise DataError("D303", "an answer is empty, so only an end marker would be trained")
+    return sequences[-1]
+
+
+def _conversation(sample: Preference, answer: tuple[Message, ...]) -> Conversation:
+    """Prompt and answer as one conversation in which only the answer is trained."""
+    past = tuple(Message(m.role, m.parts, 0.0) for m in sample.prompt.messages)
+    said = tuple(Message(m.role, m.parts, 1.0 if m.weight is None else m.weight) for m in answer)
+    return Conversation(past + said, sample.prompt.tools)
+
+
+def _render(talk: Conversation, parts: Parts) -> list[list[EncodedTurn]]:
+    template = parts.template
+    return template.encode_batch(template.render(talk, system=parts.system))
+
+
+# ---------------------------------------------------------------- losses
+
+
+def summed(tokens: TokenLogprobs, segments: int) -> Tensor:
+    """Σ w·log p of each segment, shape (G,)."""
+    values_S = tokens.logprobs_S * tokens.weights_S
+    return values_S.new_zeros(segments).index_add(0, tokens.segment_S, values_S)
+
+
+def sides(values_G: Tensor) -> Sides:
+    """Values of segments as pairs: chosen and rejected lie next to each other."""
+    return Sides(values_G[0::2], values_G[1::2])
+
+
+def log_probabilities(tokens: TokenLogprobs, batch: Batch) -> tuple[Sides, Sides]:
+    """Log-probability of each answer, and its number of trained tokens."""
+    count = len(batch.segments.start_G)
+    ones = tokens._replace(logprobs_S=tokens.logprobs_S.new_ones(len(tokens.logprobs_S)))
+    return sides(summed(tokens, count)), sides(summed(ones, count))
+
+
+def reference(batch: Batch) -> Sides:
+    """Log-probabilities under the reference, which `prepare` computed before training."""
+    values_P2 = batch.extra["reference"]
+    return Sides(values_P2[:, 0], values_P2[:, 1])
+
+
+def metrics(rewards: Sides, logps: Sides) -> dict[str, Term]:
+    """What is logged of pairs; means over pairs once the loop has divided."""
+    better_P = rewards.chosen_P > rewards.rejected_P
+    found: Mapping[str, Any] = {
+        "rewards/chosen": rewards.chosen_P,
+        "rewards/rejected": rewards.rejected_P,
+        "rewards/margins": rewards.margin_P,
+        "rewards/accuracies": better_P.to(rewards.chosen_P.dtype),
+        "logps/chosen": logps.chosen_P,
+        "logps/rejected": logps.rejected_P,
+    }
+    return {name: Term(value_P.detach().sum(), "rows") for name, value_P in found.items()}
+
+
+def chosen_nll(tokens: TokenLogprobs) -> Tensor:
+    """Σ w·−log p over tokens of chosen answers; its unit is `first_tokens`."""
+    chosen_S = (tokens.segment_S % 2 == 0).to(tokens.logprobs_S.dtype)
+    return -(tokens.logprobs_S * tokens.weights_S * chosen_S).sum()
