@@ -105,11 +105,14 @@ def _pristine(tiny_model):
 
 
 @pytest.fixture
-def model_of(_pristine):
-    """`model_of(dtype)` makes a fresh LanguageModel of the tiny model."""
+def model_of(_pristine, stage):
+    """`model_of(dtype)`: a fresh LanguageModel of the tiny model, the stage equipped for it."""
     from tunesmith.models.language_model import LanguageModel
 
     def make(dtype: torch.dtype):
-        return LanguageModel(copy.deepcopy(_pristine).to(dtype))
+        model = LanguageModel(copy.deepcopy(_pristine).to(dtype))
+        torch.manual_seed(0)
+        stage.equip(model.hf)
+        return model
 
     return make

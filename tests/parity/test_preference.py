@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 STEPS, BATCH = 6, 4
 EPSILON = 1e-4
-"""Far above rounding: many gradients of a pair cancel, and Adam divides what is left by its size."""
+"""Far above rounding: gradients of a pair may cancel, and Adam divides what is left by its size."""
 WORDS = ["river", "lamp", "seven", "a quiet hill", "glass", "north wind", "paper boat", "salt"]
 
 

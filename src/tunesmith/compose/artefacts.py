@@ -55,6 +55,7 @@ def write_final(run: Any, origin: Any) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     run.tuner.save(run.hf, aside)
+    run.stage.save(run.hf, aside)
     template = run.stage.template
     template.tokenizer.save(aside, chat_template=template.jinja)
     stops = sorted({*template.stop_ids, template.tokenizer.eos_id} - {None})

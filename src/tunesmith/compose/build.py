@@ -94,10 +94,8 @@ def build_run(
     tuner = tuners.build(recipe.tuner)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
-    where = f"{backend.device} ({resolved['threads']} threads)"
-    display.line(
-        "model", f"{origin.describe()}  {load.describe(hf)}  {resolved['dtype']} on {where}"
-    )
+    where = f"{resolved['dtype']} on {backend.device} ({resolved['threads']} threads)"
+    display.line("model", f"{origin.describe()}  {load.describe(hf)}  {where}")
     for note in [*stage.template.notes, *language_model.notes]:
         display.line("note", note)
     padded = not (load.packable(hf.config) and tuner.packable)
@@ -105,7 +103,8 @@ def build_run(
     loader = data.train_loader(recipe, sets[0], **ranks)
     reporters = report.build(recipe.log.report_to, directory.path)
     display.line("tuner", describe_tuner(recipe, hf))
-    groups = tuner.parameter_groups(hf, recipe.optim.weight_decay)
+    stage.equip(hf)
+    groups = [*tuner.parameter_groups(hf, recipe.optim.weight_decay), *stage_groups(stage)]
     return TrainingRun(
         recipe=recipe,
         directory=directory,
@@ -177,6 +176,18 @@ def base_record(origin: Origin, directory: RunDir) -> dict[str, Any] | None:
     if origin.source is None:
         return None
     return source.record_base(origin.source, directory.path, origin.sha256)
+
+
+def stage_groups(stage: Stage) -> list[dict[str, Any]]:
+    """The parameters of a stage's own modules, without decay: they are heads of few numbers."""
+    named = {
+        f"{prefix}.{name}": parameter
+        for prefix, module in stage.modules().items()
+        for name, parameter in module.named_parameters()
+    }
+    if not named:
+        return []
+    return [{"params": list(named.values()), "names": list(named), "weight_decay": 0.0}]
 
 
 def describe_tuner(recipe: Recipe, hf: Any) -> str:

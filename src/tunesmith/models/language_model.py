@@ -88,7 +88,7 @@ class LanguageModel(nn.Module):
         ids, weights = batch.ids_BT.reshape(-1), batch.weights_BT.reshape(-1)
         position_S = weights.nonzero()[:, 0]
         # The first token of a segment has weight 0, so the predecessor is in the same segment.
-        hidden_SD = self._hidden_at(batch, position_S - 1, embed)
+        hidden_SD = self.hidden_at(batch, position_S - 1, embed)
         weights_S = weights[position_S]
         logprobs_S, correct_S = head_logprobs(
             hidden_SD, self._heads.head(), ids[position_S].long(), weights_S=weights_S
@@ -109,8 +109,8 @@ class LanguageModel(nn.Module):
         """Parameters and persistent buffers by the names transformers gives them."""
         return self.hf.state_dict(keep_vars=True)
 
-    def _hidden_at(self, batch: Batch, wanted_S: Tensor, embed: Embed | None) -> Tensor:
-        """Hidden states at flat positions, shape (S, D)."""
+    def hidden_at(self, batch: Batch, wanted_S: Tensor, embed: Embed | None = None) -> Tensor:
+        """Hidden states after the last norm at flat positions (row · T + column), shape (S, D)."""
         mask = self._visibility(batch)
         plan = attention_module.carried(mask)
         if plan is not None and kernels_module.trims(self.hf):

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import registry
 from tunesmith.types import Loss, Parts, Stage, Term
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from tunesmith.types import Batch, TokenLogprobs
+    from tunesmith.types import Batch, Run, Step, TokenLogprobs
+
+
+class Plain:
+    """What most stages don't need: modules of their own, preparation, state."""
+
+    def equip(self, hf: nn.Module) -> None:
+        """No modules beside the model."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {}
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Nothing is needed before training."""
+
+    def steps(self, run: Run) -> Iterator[Step]:
+        return run.loader.steps(run.step, run.total_steps)
+
+    def save(self, hf: nn.Module, path: Path) -> None:
+        """The tuner saves all there is."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: what such a stage does is a function of the step."""
 
 
 def build(config: Any, parts: Parts) -> Stage:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import ConfigError
 from tunesmith.stages import feedback_impl
+from tunesmith.stages.base import Plain
 from tunesmith.types import Batch, Encoded, Feedback, Loss, Parts, Run, Step, Term
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class KtoConfig:
     """Weight of undesirable answers."""
 
 
-class KtoStage:
+class KtoStage(Plain):
     """An item is an answer and a mismatched one: the prompt with the next row's answer.
 
     The reference point z₀ = max(0, mean log π/ref of mismatched answers) is taken over the whole
@@ -53,9 +54,6 @@ class KtoStage:
             if value <= 0:
                 fix = "use a positive number"
                 raise ConfigError("C186", f"{name} is {value}", where=f"stage.{name}", fix=fix)
-
-    def modules(self) -> dict[str, Any]:
-        return {}
 
     def prepare(self, run: Run, say: Callable[[str], None]) -> None:
         """Computes, or finds, the reference's log-probabilities."""
@@ -114,9 +112,3 @@ class KtoStage:
         logps_N, mismatched_N = feedback_impl.log_probabilities(model, batch)
         reference_N2 = batch.extra["reference"]
         return logps_N - reference_N2[:, 0], (mismatched_N - reference_N2[:, 1]).detach()
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the reference is computed before weights are taken back."""

@@ -5,13 +5,14 @@ A pair is one item of two examples, chosen before rejected. Legend: `P` pairs, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.stages.base import Plain
 from tunesmith.stages.sft import example
 from tunesmith.templates.fit import fit, length
-from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Run, Step, Term
+from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.types import Batch, TokenLogprobs
 
 
-class PairStage:
+class PairStage(Plain):
     """A stage on preference pairs, but for its loss."""
 
     sample = (Preference,)
@@ -55,24 +56,9 @@ class PairStage:
                 fix="use 0 (off), or a share below 0.5",
             )
 
-    def modules(self) -> dict[str, Any]:
-        return {}
-
-    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
-        """Most need nothing before training."""
-
     def encode(self, samples: Sequence[Preference]) -> list[Encoded]:
         """Chosen and rejected of each pair, or the reason why it can't be trained."""
         return [_encode_pair(sample, self.parts) for sample in samples]
-
-    def steps(self, run: Run) -> Iterator[Step]:
-        return run.loader.steps(run.step, run.total_steps)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: what such a stage does is a function of the step."""
 
 
 class Sides(NamedTuple):
@@ -178,17 +164,17 @@ def reference(batch: Batch) -> Sides:
     return Sides(values_P2[:, 0], values_P2[:, 1])
 
 
-def metrics(rewards: Sides, logps: Sides) -> dict[str, Term]:
+def metrics(rewards: Sides, logps: Sides | None = None) -> dict[str, Term]:
     """What is logged of pairs; means over pairs once the loop has divided."""
     better_P = rewards.chosen_P > rewards.rejected_P
-    found: Mapping[str, Any] = {
+    found: dict[str, Any] = {
         "rewards/chosen": rewards.chosen_P,
         "rewards/rejected": rewards.rejected_P,
         "rewards/margins": rewards.margin_P,
         "rewards/accuracies": better_P.to(rewards.chosen_P.dtype),
-        "logps/chosen": logps.chosen_P,
-        "logps/rejected": logps.rejected_P,
     }
+    if logps is not None:
+        found |= {"logps/chosen": logps.chosen_P, "logps/rejected": logps.rejected_P}
     return {name: Term(value_P.detach().sum(), "rows") for name, value_P in found.items()}
 
 

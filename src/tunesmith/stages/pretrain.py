@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tunesmith.errors import ConfigError
-from tunesmith.stages.base import token_loss
-from tunesmith.types import Batch, Document, Encoded, Example, Loss, Parts, Run, Step
+from tunesmith.stages.base import Plain, token_loss
+from tunesmith.types import Batch, Document, Encoded, Example, Loss, Parts
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PretrainConfig:
     """The stage's name."""
 
 
-class PretrainStage:
+class PretrainStage(Plain):
     """Documents become blocks of at most `max_length` tokens; neighbours share one token, so that
     every token but a document's first is predicted exactly once."""
 
@@ -46,12 +46,6 @@ class PretrainStage:
                 fix="set `eos_token` in its tokenizer_config.json",
             )
 
-    def modules(self) -> dict[str, Any]:
-        return {}
-
-    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
-        """Nothing is needed before training."""
-
     def encode(self, samples: Sequence[Document]) -> list[Encoded]:
         """Token ids of each document with BOS (where the tokenizer adds one) and EOS, in blocks."""
         encoded = self.tokenizer.encode_documents([sample.text for sample in samples])
@@ -71,14 +65,5 @@ class PretrainStage:
             blocks.append(Example(block_T, weights_T))
         return Encoded(tuple(blocks))
 
-    def steps(self, run: Run) -> Iterator[Step]:
-        return run.loader.steps(run.step, run.total_steps)
-
     def loss(self, model: Any, batch: Batch) -> Loss:
         return token_loss(model(batch))
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: what this stage does is a function of the step."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.stages.base import neftune, token_loss
+from tunesmith.stages.base import Plain, neftune, token_loss
 from tunesmith.templates.base import EncodedTurn
 from tunesmith.templates.fit import fit, length
-from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts, Run, Step
+from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SftConfig:
     """NEFTune: uniform noise on the embeddings while training; 5 is usual, 0 is off."""
 
 
-class SftStage:
+class SftStage(Plain):
     """Conversations become examples by the template; tokens of the assistant have weight 1."""
 
     Config = SftConfig
@@ -50,12 +50,6 @@ class SftStage:
                 where="stage.neftune_noise_alpha",
                 fix="use 0 (off) or a positive number such as 5",
             )
-
-    def modules(self) -> dict[str, Any]:
-        return {}
-
-    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
-        """Nothing is needed before training."""
 
     def encode(self, samples: Sequence[Conversation]) -> list[Encoded]:
         """Examples of each conversation, or the reason why it can't be trained."""
@@ -116,20 +110,11 @@ class SftStage:
     def _encode_one(self, sample: Conversation) -> list[list[EncodedTurn]]:
         return self.template.encode_batch(self._render(sample))
 
-    def steps(self, run: Run) -> Iterator[Step]:
-        return run.loader.steps(run.step, run.total_steps)
-
     def loss(self, model: Any, batch: Batch) -> Loss:
         alpha = self.config.neftune_noise_alpha
         if alpha and model.training:
             return token_loss(model(batch, lambda embeddings, b: neftune(embeddings, b, alpha)))
         return token_loss(model(batch))
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: what this stage does is a function of the step."""
 
 
 def example(turns: list[EncodedTurn]) -> Example:

@@ -1,0 +1,89 @@
+"""A reward model: one number for a conversation, higher for the answer that was preferred."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith.errors import ConfigError
+from tunesmith.stages import pairs_impl as pairs
+from tunesmith.types import Batch, Loss, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Bradley–Terry model of preferences, on the hidden state of the last token."""
+
+    kind: Literal["reward"] = "reward"
+    """The stage's name."""
+    margin: float = 0.0
+    """By how much the chosen answer's score is asked to be higher."""
+    center_rewards_coefficient: float = 0.0
+    """Weight of (chosen + rejected)², which keeps scores around zero (arXiv:2312.09244); 0.01 is
+    usual, 0 is off."""
+
+
+class RewardStage(pairs.PairStage):
+    """Loss −log σ(r_c − r_r − margin), r a linear head without bias (arXiv:2203.02155, eq. 1)."""
+
+    Config = RewardConfig
+    score: nn.Linear | None = None
+    """The head, shape (1, D), once `equip` has made it."""
+
+    def check(self, recipe: Any) -> None:
+        if self.config.center_rewards_coefficient < 0:
+            raise ConfigError(
+                "C186",
+                f"center_rewards_coefficient is {self.config.center_rewards_coefficient}",
+                where="stage.center_rewards_coefficient",
+                fix="use 0 (off) or a positive number such as 0.01",
+            )
+
+    def equip(self, hf: nn.Module) -> None:
+        """Draws the head from torch's RNG, in float32 or wider."""
+        import torch
+
+        config: Any = hf.config
+        text = config.get_text_config()
+        weight = next(hf.parameters())
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        like = {"device": weight.device, "dtype": wide}
+        self.score = torch.nn.Linear(text.hidden_size, 1, bias=False, **like)
+        if weight.device.type != "meta":
+            torch.nn.init.normal_(self.score.weight, std=1 / text.hidden_size**0.5)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {} if self.score is None else {"score": self.score}
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        from torch.nn.functional import logsigmoid
+
+        scores = pairs.sides(self.scores(model, batch))
+        losses_P = -logsigmoid(scores.margin_P - self.config.margin)
+        terms = {"ranking": Term(losses_P.sum(), "rows")}
+        if self.config.center_rewards_coefficient:
+            squares_P = (scores.chosen_P + scores.rejected_P) ** 2
+            coefficient = self.config.center_rewards_coefficient
+            terms["centring"] = Term(squares_P.sum(), "rows", coefficient)
+        return Loss(terms, pairs.metrics(scores))
+
+    def scores(self, model: Any, batch: Batch) -> Tensor:
+        """The score of each segment: of its last token, which is the end marker; shape (G,)."""
+        import torch
+
+        assert self.score is not None, "equip makes the head"
+        last_G = batch.segments.start_G.astype("int64") + batch.segments.length_G - 1
+        position_G = torch.from_numpy(last_G).to(batch.ids_BT.device)
+        hidden_GD = model.hidden_at(batch, position_G)
+        return self.score(hidden_GD.to(self.score.weight.dtype))[:, 0]
+
+    def save(self, hf: nn.Module, path: Path) -> None:
+        """score.safetensors; a whole model becomes a sequence classifier of transformers, too."""
+        from tunesmith.models.classifier import save
+
+        assert self.score is not None, "equip makes the head"
+        save(hf, self.score.weight, path)
