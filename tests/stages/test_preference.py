@@ -103,18 +103,24 @@ def test_senseless_numbers_are_refused(config, code, tiny_model):
     assert caught.value.code == code
 
 
+COLOURS = ["red", "green", "blue", "white", "black"]
+PREFERRED = [
+    {"prompt": f"Say {COLOURS[i % 5]} {i}", "chosen": COLOURS[i % 5], "rejected": "never"}
+    for i in range(20)
+]
+JUDGED = [
+    {"prompt": f"Say {COLOURS[i % 5]} {i}", "completion": COLOURS[i % 5], "label": i % 3 > 0}
+    for i in range(20)
+]
+
+
 @pytest.fixture
 def train(tiny_model, tmp_path):
-    """`train(name, stage, **changes)`: a run on twenty pairs."""
-    data = tmp_path / "pairs.jsonl"
-    colours = ["red", "green", "blue", "white", "black"]
-    rows = [
-        {"prompt": f"Say {colours[i % 5]} {i}", "chosen": colours[i % 5], "rejected": "never"}
-        for i in range(20)
-    ]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """`train(name, stage, **changes)`: a run on twenty rows."""
 
-    def train(name: str, stage, tuner="full", **changes):
+    def train(name: str, stage, tuner="full", rows=PREFERRED, **changes):
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return compose.train(
             recipe.from_dict(
                 {
@@ -156,6 +162,15 @@ def test_policy_begins_as_the_reference(tuner, train):
     step = next(line for line in first if "loss" in line)
     assert step["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert step["rewards/margins"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+def test_kto_begins_at_one_half_and_learns_both_verdicts(tuner, train):
+    run = train("kto", {"kind": "kto", "beta": 0.5}, tuner, JUDGED)
+    lines = [line for line in run.metrics() if "loss" in line]
+    assert lines[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["rewards/undesirable_sum"] < lines[-1]["rewards/desirable_sum"]
 
 
 def test_a_second_run_finds_the_reference_made(train, monkeypatch):

@@ -64,7 +64,9 @@ def _values(run: Any, loader: Any, needed: np.ndarray, say: Say) -> np.ndarray:
 
 def _forward(run: Any, items: list[Any], padded: bool) -> np.ndarray:
     batch = collate_items(items, padded=padded).to(run.device)
-    sums_G = summed(run.model(batch), len(batch.segments.start_G))
+    tokens = run.model(batch)
+    tokens = tokens._replace(weights_S=tokens.weights_S.abs())  # a sign is a verdict
+    sums_G = summed(tokens, len(batch.segments.start_G))
     return sums_G.double().cpu().numpy().reshape(len(items), -1)
 
 
