@@ -22,7 +22,7 @@ def rows(name: str) -> list[list[dict]]:
 
 def test_shipped_task_is_what_the_script_makes(tmp_path):
     make_demo.main(tmp_path)
-    for name in ("train", "eval", "test", "chat", "stories"):
+    for name in ("train", "eval", "test", "pairs", "chat", "stories"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (DEMO / f"{name}.jsonl").read_bytes()
 
 

@@ -77,6 +77,16 @@ def row(command: Command, rng: random.Random, zh: bool) -> dict:
     return conversation(spin(pattern, rng, fill), f"{room}.{device} = {state}")
 
 
+def pair(chat: dict, rng: random.Random) -> dict:
+    """The conversation with a wrong answer beside the right one: one part of the command is off."""
+    question, answer = chat["messages"]
+    room, rest = answer["content"].split(".")
+    right = (room, *rest.split(" = "))
+    off = rng.choice([c for c in commands() if sum(map(str.__ne__, c, right)) == 1])
+    wrong = {"role": "assistant", "content": "{}.{} = {}".format(*off)}
+    return {"prompt": [question], "chosen": [answer], "rejected": [wrong]}
+
+
 def conversation(question: str, answer: str) -> dict:
     """One exchange in OpenAI's form."""
     roles = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
@@ -84,7 +94,7 @@ def conversation(question: str, answer: str) -> dict:
 
 
 def main(out: Path, seed: int = 3, per_command: int = 9) -> None:
-    """Writes train, eval and test (a fifth of the commands each), chat and stories."""
+    """Writes train, eval and test (a fifth of the commands each), pairs, chat and stories."""
     rng = random.Random(seed)
     every = commands()
     held_out = set(rng.sample(every, len(every) // 5))
@@ -106,8 +116,10 @@ def main(out: Path, seed: int = 3, per_command: int = 9) -> None:
     said = [(chinese if at % 3 == 2 else talk).small_talk(rng) for at in range(90)]
     chat = [json.dumps(conversation(*pair), ensure_ascii=False) for pair in said]
     told = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    paired = [pair(json.loads(line), rng) for line in train]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in {
+        "pairs": [json.dumps(row, ensure_ascii=False) for row in paired],
         "train": train,
         "eval": held,
         "test": test,
