@@ -20,6 +20,7 @@ def layouts(lay, count):
         "padded right": [[lay(rows, padded=True, padding_side="right")]],
         "padded left": [[lay(rows, padded=True, padding_side="left")]],
         "two ranks": [[lay(rows[:1])], [lay(rows[1:])]],
+        "shared prompts": [[lay(rows, share_prompts=True)]],
     }
 
 

@@ -125,12 +125,26 @@ def test_packed_rows_are_refused_where_they_would_see_each_other():
     assert caught.value.code == "C178"
 
 
-@pytest.mark.parametrize(("parent", "context"), [(0, 0), (-1, 2)])
-def test_trees_and_prefixes_are_not_computed_wrongly(parent, context):
-    parents, contexts = np.array([-1, parent], np.int32), np.array([0, context], np.int32)
-    starts, lengths = np.array([0, 3], np.int32), np.array([3, 3], np.int32)
+@pytest.mark.parametrize(
+    ("parents", "context", "kind"),
+    [([-1, -1, -1], 2, "blocks"), ([-1, 0, 1], 0, "blocks"), ([-1, 0, 0], 0, "flash")],
+    ids=["prefix-LM", "grandparent", "flash"],
+)
+def test_what_attention_does_not_know_is_not_computed_wrongly(parents, context, kind):
+    starts, lengths = np.array([0, 3, 6], np.int32), np.array([3, 3, 3], np.int32)
+    segments = Segments(starts, lengths, np.array(parents, np.int32), np.array([0, context, 0]))
     with pytest.raises(ConfigError) as caught:
-        attention.Plan(Segments(starts, lengths, parents, contexts), 6, torch.device("cpu"))
+        attention.Plan(segments, 9, torch.device("cpu"), kind)
+    assert caught.value.code == "C179"
+
+
+def test_a_shared_prompt_under_a_sliding_window_is_refused():
+    starts, lengths = np.array([0, 3], np.int32), np.array([3, 3], np.int32)
+    segments = Segments(starts, lengths, np.array([-1, 0], np.int32), np.zeros(2, np.int32))
+    plan = attention.Plan(segments, 6, torch.device("cpu"))
+    heads = [torch.ones(6, 1, 4)] * 3
+    with pytest.raises(ConfigError) as caught:
+        attention.attend(*heads, plan, attention.Rule(0.5, window=4), 1)
     assert caught.value.code == "C179"
 
 

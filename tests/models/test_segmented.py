@@ -41,6 +41,38 @@ def test_as_written_out(lengths, window, K):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["blocks", "sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("prompt", "answers"), [(1, (1, 1)), (5, (3, BLOCK + 9)), (BLOCK + 2, (7, 2, 40))]
+)
+def test_answers_behind_one_prompt_equal_answers_behind_their_own(kind, prompt, answers):
+    """Outputs and gradients of a shared prompt are those of copies of it, the latter summed."""
+    rule = Rule(0.3)
+    lengths = (prompt, *answers)
+    tree = segments(*lengths)
+    tree.parent_G[1:] = 0
+    T = sum(lengths)
+    qkv, upstream = heads(T)
+    shared = attend(*qkv, Plan(tree, T, torch.device("cpu"), kind), rule, 2)
+    ends = np.cumsum(lengths)
+    copies = [
+        [*range(prompt), *range(end - length, end)]
+        for end, length in zip(ends[1:], answers, strict=True)
+    ]
+    where = torch.tensor([at for copy in copies for at in copy])
+    apart = [t.detach()[where].requires_grad_() for t in qkv]
+    plain = segments(*(prompt + length for length in answers))
+    written = attend(*apart, Plan(plain, len(where), torch.device("cpu"), "eager"), rule, 2)
+    torch.testing.assert_close(shared[where], written, rtol=1e-11, atol=1e-11)
+    wanted = torch.autograd.grad(written, apart, upstream[where])
+    # A row of the shared prompt has its upstream gradient once for each copy.
+    often = torch.bincount(where, minlength=T).to(upstream.dtype)[:, None, None]
+    found = torch.autograd.grad(shared, qkv, upstream * often)
+    for one, other in zip(found, wanted, strict=True):
+        summed = torch.zeros_like(one).index_add(0, where, other)
+        torch.testing.assert_close(one, summed, rtol=1e-10, atol=1e-10)
+
+
 def test_probabilities_are_recomputed_where_memory_is_dear(monkeypatch):
     qkv, upstream = heads(2 * BLOCK + 3)
     shape = Shape(blocks([(0, 2 * BLOCK + 3)], None), 0.3, None, layers=2)

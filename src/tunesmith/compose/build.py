@@ -100,6 +100,7 @@ def build_run(
         display.line("note", note)
     padded = not (load.packable(hf.config) and tuner.packable)
     ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}
+    ranks["share_prompts"] = language_model.shares_prompts and not padded
     loader = data.train_loader(recipe, sets[0], **ranks)
     reporters = report.build(recipe.log.report_to, directory.path)
     display.line("tuner", describe_tuner(recipe, hf))

@@ -132,7 +132,8 @@ def _unk_id(tokenizer: Any) -> int | None:
     return None if tokenizer.unk_id in used else tokenizer.unk_id
 
 
-def train_loader(recipe: Recipe, dataset: Dataset, *, rank: int, world: int, padded: bool):
+def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
+    """The loader of training steps; `layout`: rank, world, padded, share_prompts."""
     train = recipe.train
     return loader.Loader(
         dataset=dataset,
@@ -142,13 +143,12 @@ def train_loader(recipe: Recipe, dataset: Dataset, *, rank: int, world: int, pad
         max_length=recipe.data.max_length,
         packing=recipe.data.packing,
         shuffle=recipe.data.shuffle,
-        rank=rank,
-        world=world,
-        padded=padded,
+        **layout,
     )
 
 
-def eval_loader(recipe: Recipe, dataset: Dataset | None, *, rank: int, world: int, padded: bool):
+def eval_loader(recipe: Recipe, dataset: Dataset | None, **layout: Any):
+    """The loader of evaluation, row by row in order; None: no evaluation is asked for."""
     if dataset is None or recipe.eval.steps == "no":
         return None
     size = recipe.eval.per_device_eval_batch_size or recipe.train.per_device_train_batch_size
@@ -160,7 +160,5 @@ def eval_loader(recipe: Recipe, dataset: Dataset | None, *, rank: int, world: in
         max_length=recipe.data.max_length,
         packing="none",
         shuffle=False,
-        rank=rank,
-        world=world,
-        padded=padded,
+        **layout,
     )

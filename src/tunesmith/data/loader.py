@@ -48,6 +48,8 @@ class Loader:
     world: int = 1
     padded: bool = False
     """One example a row, for models and tuners that can't take examples end to end."""
+    share_prompts: bool = False
+    """What the examples of a row begin with alike is laid out once."""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     """Values of each row that are no tokens, such as log-probabilities under a reference."""
 
@@ -135,7 +137,9 @@ class Loader:
             return filler()
         columns = {name: values[rows] for name, values in self.columns.items()}
         items = [self.dataset[row] for row in rows]
-        return collate_items(items, columns=columns, padded=self.padded)
+        return collate_items(
+            items, columns=columns, padded=self.padded, share_prompts=self.share_prompts
+        )
 
     def with_column(self, name: str, values: np.ndarray) -> Loader:
         """The loader with one more value or vector for each row; batches carry it in `extra`."""

@@ -46,29 +46,42 @@ class Plan:
     """
 
     def __init__(self, segments: Segments, tokens: int, device: torch.device, kind: str = "blocks"):
-        if (segments.parent_G >= 0).any() or (segments.context_G > 0).any():
-            raise ConfigError(
-                "C179",
-                "shared prompts and prefix-LM segments are not supported by this attention",
-                why="a segment's parent must be -1 and its context 0",
-                fix="lay every example out as a segment of its own",
-            )
+        if (segments.context_G > 0).any():
+            raise _unsupported("prefix-LM segments", "a segment's context must be 0")
         pairs = zip(segments.start_G.tolist(), segments.length_G.tolist(), strict=True)
         self.bounds = [(start, start + length) for start, length in pairs]
+        self.prompts = self._prompts(segments, kind)
         end = self.bounds[-1][1] if self.bounds else 0
         if end < tokens:
             self.bounds.append((end, tokens))  # padding attends to itself, and nobody looks
-        self.longest = max(stop - start for start, stop in self.bounds)
+        self.longest = max(len(self.keys(start, stop)) for start, stop in self.bounds)
         self.kind, self.device = kind, device
         self.wanted_S: Tensor | None = None
         """Positions whose hidden state is wanted of the last layer; None: all."""
         self._blocks: dict[int | None, Any] = {}
         self._ends: Tensor | None = None
 
+    def _prompts(self, segments: Segments, kind: str) -> dict[int, tuple[int, int]]:
+        """Where the shared prompt of a segment lies, by the segment's start."""
+        children = (segments.parent_G >= 0).nonzero()[0].tolist()
+        parents = segments.parent_G[children]
+        if children and kind in ("flash", "flex"):
+            raise _unsupported(
+                f"shared prompts under {kind} attention", "sdpa and blocks know them"
+            )
+        if (segments.parent_G[parents] >= 0).any():
+            raise _unsupported("a shared prompt that continues another", "one level is supported")
+        pairs = zip(children, parents.tolist(), strict=True)
+        return {self.bounds[child][0]: self.bounds[parent] for child, parent in pairs}
+
+    def keys(self, start: int, stop: int) -> list[int]:
+        """Positions that the last token of a segment sees: its shared prompt, then itself."""
+        return [*range(*self.prompts.get(start, (0, 0))), *range(start, stop)]
+
     def blocks(self, window: int | None) -> list[Any]:
         """Blocks of queries for the CPU kernel."""
         if window not in self._blocks:
-            self._blocks[window] = blocks(self.bounds, window)
+            self._blocks[window] = blocks(self.bounds, window, self.prompts)
         return self._blocks[window]
 
     def ends(self) -> Tensor:
@@ -143,6 +156,8 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, 
     """
     if rule.window is not None and plan.longest <= rule.window:
         rule = rule._replace(window=None)
+    if rule.window is not None and plan.prompts:
+        raise _unsupported("shared prompts under a sliding window", "the window is shorter")
     plain = not rule.dropout and rule.softcap is None
     if plan.kind == "flex" and plain:
         return _flex(q_THE, k_TKE, v_TKE, plan, rule)
@@ -156,8 +171,12 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, plan: Plan, rule: Rule, 
     step_by_step = plan.kind == "eager" or rule.softcap is not None
     pieces = []
     for start, stop in plan.bounds:
-        q, k, v = (t[None, start:stop].transpose(1, 2) for t in (q_THE, k_TKE, v_TKE))
+        q = q_THE[None, start:stop].transpose(1, 2)
+        seen = plan.keys(start, stop) if start in plan.prompts else slice(start, stop)
+        k, v = (t[seen][None].transpose(1, 2) for t in (k_TKE, v_TKE))
         mask = None
+        if start in plan.prompts:
+            mask = _window(k.shape[2], k.shape[2], q.device)[-q.shape[2] :]
         if rule.window is not None and stop - start > rule.window:
             mask = _window(stop - start, rule.window, q.device)
         piece = _explicit(q, k, v, mask, rule) if step_by_step else _sdpa(q, k, v, mask, rule)
@@ -252,6 +271,11 @@ def _explicit(q, k, v, mask: Tensor | None, rule: Rule) -> Tensor:
     wide = torch.promote_types(q.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=wide).to(q.dtype)
     return torch.dropout(weights, rule.dropout, rule.dropout > 0) @ v
+
+
+def _unsupported(what: str, why: str) -> ConfigError:
+    fix = "lay every example out as a segment of its own"
+    return ConfigError("C179", f"{what} are not supported by this attention", why=why, fix=fix)
 
 
 def _window(tokens: int, window: int, device: torch.device) -> Tensor:

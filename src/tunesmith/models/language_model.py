@@ -20,7 +20,7 @@ from tunesmith.models import attention as attention_module, kernels as kernels_m
 from tunesmith.models.allocator import keep_freed_memory
 from tunesmith.models.heads import HeadCache, verify
 from tunesmith.models.load import packable
-from tunesmith.types import Batch, TokenLogprobs
+from tunesmith.types import Batch, Segments, TokenLogprobs
 
 Embed = Callable[[Tensor, Batch], Tensor]
 
@@ -87,8 +87,7 @@ class LanguageModel(nn.Module):
         """
         ids, weights = batch.ids_BT.reshape(-1), batch.weights_BT.reshape(-1)
         position_S = weights.nonzero()[:, 0]
-        # The first token of a segment has weight 0, so the predecessor is in the same segment.
-        hidden_SD = self.hidden_at(batch, position_S - 1, embed)
+        hidden_SD = self.hidden_at(batch, predecessors(batch.segments, position_S), embed)
         weights_S = weights[position_S]
         logprobs_S, correct_S = head_logprobs(
             hidden_SD, self._heads.head(), ids[position_S].long(), weights_S=weights_S
@@ -96,6 +95,13 @@ class LanguageModel(nn.Module):
         starts_G = torch.as_tensor(batch.segments.start_G, device=position_S.device)
         segment_S = torch.searchsorted(starts_G.long(), position_S, right=True) - 1
         return TokenLogprobs(logprobs_S, weights_S, segment_S, correct_S)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether answers to one prompt can be laid out behind one copy of it."""
+        fields = self.hf.config.get_text_config().to_dict()
+        windowed = fields.get("sliding_window") and fields.get("use_sliding_window", True)
+        return self.packable and self.attention not in ("flash", "flex") and not windowed
 
     def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""
@@ -159,3 +165,22 @@ class LanguageModel(nn.Module):
         if not self.autocast:
             return nullcontext()
         return torch.autocast(self.hf.device.type, dtype=self.compute_dtype)
+
+
+def predecessors(segments: Segments, position_S: Tensor) -> Tensor:
+    """Flat positions whose hidden states predict the tokens at `position_S`.
+
+    It is the position before: the first token of a segment has weight 0. Only what continues a
+    shared prompt is predicted by the prompt's last token.
+    """
+    before_S = position_S - 1
+    children = np.flatnonzero(segments.parent_G >= 0)
+    if not len(children):
+        return before_S
+    parents = segments.parent_G[children]
+    first_C = torch.as_tensor(segments.start_G[children], device=position_S.device).long()
+    ends = segments.start_G[parents] + segments.length_G[parents] - 1
+    end_C = torch.as_tensor(ends, device=position_S.device).long()
+    child_S = torch.searchsorted(first_C, position_S, right=True) - 1
+    child_S = child_S.clamp(min=0)
+    return torch.where(first_C[child_S] == position_S, end_C[child_S], before_S)

@@ -22,20 +22,59 @@ KEEP_BYTES = 512 * 2**20
 
 
 class Block(NamedTuple):
-    """Queries `first` … `last` - 1, which see keys from `low` on."""
+    """Queries `first` … `last` - 1, which see keys from `low` on, and before them those of a
+    shared prompt, `begin` … `end` - 1, if there is one."""
 
     low: int
     first: int
     last: int
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def width(self) -> int:
+        """How many keys it sees."""
+        return self.end - self.begin + self.last - self.low
+
+    def keys(self, x_KTE: Tensor) -> Tensor:
+        """Its keys, or their values, shape (K, w, E); a view where they lie in one piece."""
+        own = x_KTE[:, self.low : self.last]
+        if self.begin == self.end:
+            return own
+        if self.end == self.low:
+            return x_KTE[:, self.begin : self.last]
+        return torch.cat([x_KTE[:, self.begin : self.end], own], dim=1)
+
+    def add(self, sum_KTE: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0) -> None:
+        """sum[keys] += alpha · left · right, for left (K, w, n) and right (K, n, E)."""
+        if self.begin == self.end or self.end == self.low:
+            low = self.low if self.begin == self.end else self.begin
+            sum_KTE[:, low : self.last].baddbmm_(left, right, alpha=alpha)
+            return
+        cut = self.end - self.begin
+        sum_KTE[:, self.begin : self.end].baddbmm_(left[:, :cut], right, alpha=alpha)
+        sum_KTE[:, self.low : self.last].baddbmm_(left[:, cut:], right, alpha=alpha)
 
 
-def blocks(bounds: list[tuple[int, int]], window: int | None) -> list[Block]:
-    """Cuts segments into blocks; with a sliding window far keys are left out."""
+Span = tuple[int, int]
+
+
+def blocks(
+    bounds: list[Span], window: int | None, prompts: dict[int, Span] | None = None
+) -> list[Block]:
+    """Cuts segments into blocks; with a sliding window far keys are left out.
+
+    Args:
+        bounds: Start and stop of each segment.
+        window: Keys a query sees, itself included; None: all.
+        prompts: Start and stop of the shared prompt that a segment continues, by its start.
+    """
     cut = []
     for start, stop in bounds:
+        begin, end = (prompts or {}).get(start, (0, 0))
         for first in range(start, stop, BLOCK):
             low = start if window is None else max(start, first - window + 1)
-            cut.append(Block(low, first, min(first + BLOCK, stop)))
+            cut.append(Block(low, first, min(first + BLOCK, stop), begin, end))
     return cut
 
 
@@ -58,7 +97,7 @@ class SegmentedAttention(torch.autograd.Function):
         q = _grouped(q_THE, K)
         k, v = k_TKE.transpose(0, 1), v_TKE.transpose(0, 1)
         output = torch.empty_like(q)
-        needed = sum((b.last - b.first) * (b.last - b.low) for b in shape.blocks) * H
+        needed = sum((b.last - b.first) * b.width for b in shape.blocks) * H
         grows = any(ctx.needs_input_grad[:3])
         keep = grows and needed * q.element_size() * shape.layers <= KEEP_BYTES
         kept = q.new_empty(needed) if keep else None
@@ -66,9 +105,8 @@ class SegmentedAttention(torch.autograd.Function):
         for block in shape.blocks:
             p = _probabilities(q, k, block, shape, kept, place)
             place += p.numel()
-            output[:, block.first : block.last] = torch.bmm(p, v[:, block.low : block.last]).view(
-                K, -1, H // K, E
-            )
+            mixed = torch.bmm(p, block.keys(v))
+            output[:, block.first : block.last] = mixed.view(K, -1, H // K, E)
         ctx.shape = shape
         ctx.save_for_backward(q, k, v, kept)
         return output.transpose(0, 1).reshape(T, H, E)
@@ -83,19 +121,19 @@ class SegmentedAttention(torch.autograd.Function):
         dk, dv = q.new_zeros(K, T, E), q.new_zeros(K, T, E)
         place = 0
         for block in shape.blocks:
-            rows, keys = slice(block.first, block.last), slice(block.low, block.last)
+            rows = slice(block.first, block.last)
             if kept is None:
                 p = _probabilities(q, k, block, shape, None, 0)
             else:
                 p = _view(kept, place, q, block)
                 place += p.numel()
             q_rows, do_rows = _rows(q, rows), _rows(do, rows)
-            dp = torch.bmm(do_rows, v[:, keys].transpose(1, 2))
+            dp = torch.bmm(do_rows, block.keys(v).transpose(1, 2))
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
-            dq_rows = torch.baddbmm(dp[..., :1], ds, k[:, keys], beta=0, alpha=shape.scale)
+            dq_rows = torch.baddbmm(dp[..., :1], ds, block.keys(k), beta=0, alpha=shape.scale)
             dq[:, rows] = dq_rows.view(K, -1, G, E)
-            dk[:, keys].baddbmm_(ds.transpose(1, 2), q_rows, alpha=shape.scale)
-            dv[:, keys].baddbmm_(p.transpose(1, 2), do_rows)
+            block.add(dk, ds.transpose(1, 2), q_rows, shape.scale)
+            block.add(dv, p.transpose(1, 2), do_rows)
         dq_THE = dq.transpose(0, 1).reshape(T, K * G, E)
         return dq_THE, dk.transpose(0, 1), dv.transpose(0, 1), None
 
@@ -114,17 +152,17 @@ def _rows(x_KTGE: Tensor, rows: slice) -> Tensor:
 def _view(kept: Tensor, place: int, q: Tensor, block: Block) -> Tensor:
     """The part of `kept` that holds a block's probabilities, (K, n·G, w)."""
     K, _, G, _ = q.shape
-    shape = K, (block.last - block.first) * G, block.last - block.low
+    shape = K, (block.last - block.first) * G, block.width
     return kept[place : place + shape[0] * shape[1] * shape[2]].view(shape)
 
 
 def _probabilities(q, k, block: Block, shape: Shape, kept: Tensor | None, place: int) -> Tensor:
     """Softmax of a block's masked scores, (K, n·G, w); into `kept` at `place` if there is one."""
     K, _, G, _ = q.shape
-    n, w = block.last - block.first, block.last - block.low
+    n, w = block.last - block.first, block.width
     p = q.new_empty(K, n * G, w) if kept is None else _view(kept, place, q, block)
-    rows, keys = slice(block.first, block.last), slice(block.low, block.last)
-    torch.baddbmm(p, _rows(q, rows), k[:, keys].transpose(1, 2), beta=0, alpha=shape.scale, out=p)
+    keys, rows = block.keys(k), slice(block.first, block.last)
+    torch.baddbmm(p, _rows(q, rows), keys.transpose(1, 2), beta=0, alpha=shape.scale, out=p)
     scores = p.view(K, n, G, w)
     hidden = torch.full((n, n), float("-inf"), dtype=p.dtype).triu_(1)
     scores[..., w - n :] += hidden[:, None]

@@ -37,6 +37,6 @@ class CpoStage(pairs.PairStage):
         losses_P = preference.cpo(logps.margin_P, config.beta, config.label_smoothing)
         terms = {"cpo": Term(losses_P.sum(), "rows")}
         if config.cpo_alpha:
-            terms["nll"] = Term(pairs.chosen_nll(tokens), "first_tokens", config.cpo_alpha)
+            terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.cpo_alpha)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in logps))
         return Loss(terms, pairs.metrics(rewards, logps))

@@ -61,6 +61,6 @@ class DpoStage(pairs.PairStage):
         )
         terms = {"dpo": Term(losses_P.sum(), "rows")}
         if config.rpo_alpha:
-            terms["nll"] = Term(pairs.chosen_nll(tokens), "first_tokens", config.rpo_alpha)
+            terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.rpo_alpha)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in ratios))
         return Loss(terms, pairs.metrics(rewards, logps))

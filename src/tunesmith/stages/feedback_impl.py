@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
-from tunesmith.stages.pairs_impl import summed
+from tunesmith.stages.pairs_impl import answers, summed
 from tunesmith.stages.sft import example
 from tunesmith.templates.fit import cut_answer, fit, length
 from tunesmith.types import Conversation, Encoded, Example, Feedback, Loss, Message, Parts, Term
@@ -91,7 +91,8 @@ def verdicts(batch: Batch) -> Tensor:
     import torch
 
     weights_T = batch.weights_BT.reshape(-1)
-    starts, lengths = batch.segments.start_G[0::2], batch.segments.length_G[0::2]
+    own = answers(batch)[0::2]
+    starts, lengths = batch.segments.start_G[own], batch.segments.length_G[own]
     spans = zip(starts.tolist(), lengths.tolist(), strict=True)
     return torch.stack([weights_T[start : start + n].sum() > 0 for start, n in spans])
 
@@ -99,8 +100,8 @@ def verdicts(batch: Batch) -> Tensor:
 def log_probabilities(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Of answers and of mismatched answers, whatever the sign of their weights; shape (N,)."""
     tokens = model(batch)
-    sums_G = summed(tokens._replace(weights_S=tokens.weights_S.abs()), len(batch.segments.start_G))
-    return sums_G[0::2], sums_G[1::2]
+    sums_N = summed(tokens._replace(weights_S=tokens.weights_S.abs()), batch)
+    return sums_N[0::2], sums_N[1::2]
 
 
 def nothing(model: Any, batch: Batch) -> Loss:

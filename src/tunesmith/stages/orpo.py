@@ -33,7 +33,7 @@ class OrpoStage(pairs.PairStage):
         means = logps.over(counts)
         ratio_P = preference.odds_ratio(means.chosen_P, means.rejected_P)
         terms = {
-            "nll": Term(pairs.chosen_nll(tokens), "first_tokens"),
+            "nll": Term(pairs.chosen_nll(tokens, batch), "first_tokens"),
             "odds_ratio": Term(ratio_P.sum(), "rows", config.beta),
         }
         rewards = pairs.Sides(*(config.beta * side_P for side_P in means))

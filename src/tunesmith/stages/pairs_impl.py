@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain
 from tunesmith.stages.sft import example
@@ -140,22 +142,35 @@ def _render(talk: Conversation, parts: Parts) -> list[list[EncodedTurn]]:
 # ---------------------------------------------------------------- losses
 
 
-def summed(tokens: TokenLogprobs, segments: int) -> Tensor:
-    """Σ w·log p of each segment, shape (G,)."""
+def answers(batch: Batch) -> np.ndarray:
+    """Segments that end an example, in the order of examples: all but shared prompts."""
+    if "example" not in batch.extra:
+        return np.arange(len(batch.segments.start_G))
+    return np.flatnonzero(batch.extra["example"].cpu().numpy() >= 0)
+
+
+def example_of(tokens: TokenLogprobs, batch: Batch) -> Tensor:
+    """The example that each supervised position belongs to, shape (S,)."""
+    owner_G = batch.extra.get("example")
+    return tokens.segment_S if owner_G is None else owner_G[tokens.segment_S]
+
+
+def summed(tokens: TokenLogprobs, batch: Batch) -> Tensor:
+    """Σ w·log p of each example, shape (N,)."""
     values_S = tokens.logprobs_S * tokens.weights_S
-    return values_S.new_zeros(segments).index_add(0, tokens.segment_S, values_S)
+    zeros_N = values_S.new_zeros(len(answers(batch)))
+    return zeros_N.index_add(0, example_of(tokens, batch), values_S)
 
 
-def sides(values_G: Tensor) -> Sides:
-    """Values of segments as pairs: chosen and rejected lie next to each other."""
-    return Sides(values_G[0::2], values_G[1::2])
+def sides(values_N: Tensor) -> Sides:
+    """Values of examples as pairs: chosen and rejected lie next to each other."""
+    return Sides(values_N[0::2], values_N[1::2])
 
 
 def log_probabilities(tokens: TokenLogprobs, batch: Batch) -> tuple[Sides, Sides]:
     """Log-probability of each answer, and its number of trained tokens."""
-    count = len(batch.segments.start_G)
     ones = tokens._replace(logprobs_S=tokens.logprobs_S.new_ones(len(tokens.logprobs_S)))
-    return sides(summed(tokens, count)), sides(summed(ones, count))
+    return sides(summed(tokens, batch)), sides(summed(ones, batch))
 
 
 def reference(batch: Batch) -> Sides:
@@ -178,7 +193,7 @@ def metrics(rewards: Sides, logps: Sides | None = None) -> dict[str, Term]:
     return {name: Term(value_P.detach().sum(), "rows") for name, value_P in found.items()}
 
 
-def chosen_nll(tokens: TokenLogprobs) -> Tensor:
+def chosen_nll(tokens: TokenLogprobs, batch: Batch) -> Tensor:
     """Σ w·−log p over tokens of chosen answers; its unit is `first_tokens`."""
-    chosen_S = (tokens.segment_S % 2 == 0).to(tokens.logprobs_S.dtype)
+    chosen_S = (example_of(tokens, batch) % 2 == 0).to(tokens.logprobs_S.dtype)
     return -(tokens.logprobs_S * tokens.weights_S * chosen_S).sum()

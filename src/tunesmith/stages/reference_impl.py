@@ -56,18 +56,18 @@ def _values(run: Any, loader: Any, needed: np.ndarray, say: Say) -> np.ndarray:
     with torch.no_grad():
         for rows in _groups(dataset.lengths):
             if missing[rows].any():
-                values_NE[rows] = _forward(run, [dataset[row] for row in rows], loader.padded)
+                values_NE[rows] = _forward(run, [dataset[row] for row in rows], loader)
     run.model.train(training)
     _write(path, values_NE)
     return values_NE
 
 
-def _forward(run: Any, items: list[Any], padded: bool) -> np.ndarray:
-    batch = collate_items(items, padded=padded).to(run.device)
+def _forward(run: Any, items: list[Any], loader: Any) -> np.ndarray:
+    layout = {"padded": loader.padded, "share_prompts": loader.share_prompts}
+    batch = collate_items(items, **layout).to(run.device)
     tokens = run.model(batch)
     tokens = tokens._replace(weights_S=tokens.weights_S.abs())  # a sign is a verdict
-    sums_G = summed(tokens, len(batch.segments.start_G))
-    return sums_G.double().cpu().numpy().reshape(len(items), -1)
+    return summed(tokens, batch).double().cpu().numpy().reshape(len(items), -1)
 
 
 def _groups(lengths_N: np.ndarray) -> Iterator[np.ndarray]:

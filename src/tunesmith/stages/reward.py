@@ -72,14 +72,15 @@ class RewardStage(pairs.PairStage):
         return Loss(terms, pairs.metrics(scores))
 
     def scores(self, model: Any, batch: Batch) -> Tensor:
-        """The score of each segment: of its last token, which is the end marker; shape (G,)."""
+        """The score of each example: of its last token, which is the end marker; shape (N,)."""
         import torch
 
         assert self.score is not None, "equip makes the head"
-        last_G = batch.segments.start_G.astype("int64") + batch.segments.length_G - 1
-        position_G = torch.from_numpy(last_G).to(batch.ids_BT.device)
-        hidden_GD = model.hidden_at(batch, position_G)
-        return self.score(hidden_GD.to(self.score.weight.dtype))[:, 0]
+        segments, ends = batch.segments, pairs.answers(batch)
+        last_N = segments.start_G[ends].astype("int64") + segments.length_G[ends] - 1
+        position_N = torch.from_numpy(last_N).to(batch.ids_BT.device)
+        hidden_ND = model.hidden_at(batch, position_N)
+        return self.score(hidden_ND.to(self.score.weight.dtype))[:, 0]
 
     def save(self, hf: nn.Module, path: Path) -> None:
         """score.safetensors; a whole model becomes a sequence classifier of transformers, too."""

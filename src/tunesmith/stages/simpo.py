@@ -40,6 +40,6 @@ class SimpoStage(pairs.PairStage):
         )
         terms = {"simpo": Term(losses_P.sum(), "rows")}
         if config.sft_weight:
-            terms["nll"] = Term(pairs.chosen_nll(tokens), "first_tokens", config.sft_weight)
+            terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.sft_weight)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in means))
         return Loss(terms, pairs.metrics(rewards, logps))
