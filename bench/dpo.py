@@ -1,0 +1,163 @@
+"""DPO with LoRA: `tunesmith train` beside TRL's DPOTrainer.
+
+    python bench/dpo.py [--size 25m] [--rounds 3] [--steps 10] [--batch 4] [--save NAME]
+
+Same random model, same pairs in the same order, same hyper-parameters, fresh processes in turn. The
+rate is pairs per second from the first thing a trainer does with the loaded model to its last
+update: ours includes the reference, which is computed before the first update; TRL's computes it at
+every step. Peak memory is what the kernel says of the process. The losses of the first step must
+be log 2. The last line is one JSON object: {"bench", "ratios", "ours", "peers"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train import HERE, spent
+from train_material import ROLES, SPECIAL, VOCABULARY, long_lengths, write_model
+
+
+def main() -> None:
+    if len(sys.argv) > 1 and sys.argv[1] == "--peer":
+        peer(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="25m")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=4, help="pairs in a step")
+    parser.add_argument("--save", default="", help="name of a report in bench/results/")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-dpo-") as folder:
+        summary = contest(Path(folder), options)
+    if options.save:
+        path = HERE / "results" / f"{options.save}.json"
+        path.write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary))
+
+
+def contest(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    case = prepare(folder, options)
+    runs: dict[str, list[dict[str, float]]] = {"tunesmith": [], "trl": []}
+    for turn in range(options.rounds):
+        for who in ("tunesmith", "trl") if turn % 2 == 0 else ("trl", "tunesmith"):
+            run = ours if who == "tunesmith" else theirs
+            found = run(case, folder / f"{who}-{turn}")
+            assert math.isclose(found["first_loss"], math.log(2), rel_tol=1e-4), found
+            runs[who].append(found)
+            numbers = f"{found['pairs_per_second']:6.2f} pairs/s  {found['peak_gb']:5.2f} GB"
+            print(f"{turn + 1} {who:9} {numbers}  last loss {found['last_loss']:.5f}", flush=True)
+    pairs = list(zip(runs["tunesmith"], runs["trl"], strict=True))
+    faster = [a["pairs_per_second"] / b["pairs_per_second"] for a, b in pairs]
+    memory = [a["peak_gb"] / b["peak_gb"] for a, b in pairs]
+    ratios = {"speed": statistics.median(faster), "speed_min": min(faster),
+              "speed_max": max(faster), "memory": statistics.median(memory)}  # fmt: skip
+    return {"bench": "dpo", "ratios": ratios, "ours": runs["tunesmith"], "peers": runs["trl"]}
+
+
+def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Writes the model, pairs as text (for us) and as ids (for TRL)."""
+    model = folder / "model"
+    model.mkdir()
+    write_model(model, options.size)
+    rng = np.random.default_rng(0)
+    first = len(SPECIAL) + len(ROLES) + 1
+    words = lambda n: rng.integers(first, VOCABULARY, n)
+    text = lambda ids: " ".join(f"w{i - first}" for i in ids)
+    rows, tokens = [], []
+    for _ in range(options.steps * options.batch):
+        asked, answered = long_lengths(rng)
+        prompt, chosen, rejected = words(asked), words(answered), words(long_lengths(rng)[1])
+        rows.append({"prompt": text(prompt), "chosen": text(chosen), "rejected": text(rejected)})
+        tokens.append(
+            {
+                "prompt_ids": [1, 4, *prompt.tolist(), 2, 1, 5],
+                "chosen_ids": [*chosen.tolist(), 2],
+                "rejected_ids": [*rejected.tolist(), 2],
+            }
+        )
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tokens.json").write_text(json.dumps(tokens))
+    return {"model": str(model), "pairs": str(folder / "pairs.jsonl"),
+            "tokens": str(folder / "tokens.json"), "steps": options.steps,
+            "batch": options.batch}  # fmt: skip
+
+
+def ours(case: dict[str, Any], out: Path) -> dict[str, float]:
+    """`tunesmith train` through its command line."""
+    recipe = {
+        "model": {"path": case["model"]},
+        "stage": {"kind": "dpo", "beta": 0.1},
+        "tuner": {"kind": "lora", "r": 8, "lora_alpha": 16},
+        "data": {"train": case["pairs"], "max_length": 2048, "shuffle": False},
+        "train": {"max_steps": case["steps"], "per_device_train_batch_size": case["batch"],
+                  "dtype": "float32", "logging_steps": 1, "save_steps": "no"},
+        "optim": {"learning_rate": 1e-4, "lr_scheduler_type": "linear", "warmup_steps": 0,
+                  "weight_decay": 0.0, "max_grad_norm": 1.0},
+        "output": {"dir": str(out), "name": "run"},
+    }  # fmt: skip
+    out.mkdir()
+    (out / "recipe.yaml").write_text(json.dumps(recipe))
+    command = [sys.executable, "-m", "tunesmith.cli.main", "train", str(out / "recipe.yaml")]
+    usage = spent([*command, "--json"], out, {"TUNESMITH_HOME": str(out / "home")})
+    lines = (out / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines if '"loss"' in line]
+    return measured(case, usage, steps[-1]["elapsed_s"], [step["loss"] for step in steps])
+
+
+def theirs(case: dict[str, Any], out: Path) -> dict[str, float]:
+    """TRL's DPOTrainer in a process of its own."""
+    out.mkdir()
+    (out / "case.json").write_text(json.dumps({**case, "out": str(out / "run")}))
+    command = [sys.executable, __file__, "--peer", str(out / "case.json"), str(out / "result.json")]
+    usage = spent(command, out, {})
+    found = json.loads((out / "result.json").read_text())
+    return measured(case, usage, found["seconds"], found["losses"])
+
+
+def measured(case: dict[str, Any], usage: dict, seconds: float, losses: list[float]) -> dict:
+    pairs = case["steps"] * case["batch"]
+    return {"pairs_per_second": pairs / seconds, "peak_gb": usage["peak_gb"],
+            "first_loss": losses[0], "last_loss": losses[-1]}  # fmt: skip
+
+
+def peer(case_file: Path, result_file: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from train_peers import arguments, lora, recording
+
+    case = json.loads(case_file.read_text())
+    case |= {"tuner": "lora", "dtype": "float32", "learning_rate": 1e-4, "save_steps": 10**9}
+
+    class Tokenised(recording(DPOTrainer)):
+        def _prepare_dataset(self, dataset, *_, **__):
+            return dataset  # it is
+
+    trainer = Tokenised(
+        model=AutoModelForCausalLM.from_pretrained(case["model"]),
+        args=DPOConfig(**arguments(case, case["out"]), beta=0.1, max_length=None),
+        train_dataset=Dataset.from_list(json.loads(Path(case["tokens"]).read_text())),
+        processing_class=AutoTokenizer.from_pretrained(case["model"]),
+        peft_config=lora(case),
+    )
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    losses = [float(loss) for loss in trainer.losses]
+    result_file.write_text(json.dumps({"seconds": seconds, "losses": losses}))
+
+
+if __name__ == "__main__":
+    main()
