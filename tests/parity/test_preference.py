@@ -34,8 +34,13 @@ def pair_file(tmp_path_factory):
     return path
 
 
-def ours(tiny_model, pair_file, folder, stage) -> list[dict]:
-    run = compose.train(
+def ours(tiny_model, pair_file, folder, stage, **changes) -> list[dict]:
+    return [line for line in run_of(tiny_model, pair_file, folder, stage, **changes).metrics()
+            if "loss" in line]  # fmt: skip
+
+
+def run_of(tiny_model, pair_file, folder, stage, rate=1e-3, steps=STEPS):
+    return compose.train(
         recipe.from_dict(
             {
                 "model": {"path": str(tiny_model)},
@@ -43,14 +48,14 @@ def ours(tiny_model, pair_file, folder, stage) -> list[dict]:
                 "tuner": "full",
                 "data": {"train": str(pair_file), "shuffle": False, "num_proc": 1},
                 "train": {
-                    "max_steps": STEPS,
+                    "max_steps": steps,
                     "per_device_train_batch_size": BATCH,
                     "dtype": "float32",
                     "logging_steps": 1,
                     "save_steps": "no",
                 },
                 "optim": {
-                    "learning_rate": 1e-3,
+                    "learning_rate": rate,
                     "lr_scheduler_type": "constant",
                     "warmup_steps": 0,
                     "max_grad_norm": 1.0,
@@ -61,7 +66,6 @@ def ours(tiny_model, pair_file, folder, stage) -> list[dict]:
             }
         )
     )
-    return [line for line in run.metrics() if "loss" in line]
 
 
 def arguments(folder) -> dict:
@@ -106,7 +110,7 @@ def encoded(tiny_model) -> list[dict[str, list[int]]]:
     return rows
 
 
-def theirs(trainer_class, tiny_model, **settings) -> list[dict]:
+def theirs(trainer_class, tiny_model, rows, model=None, **settings) -> list[dict]:
     """TRL's log, with losses unrounded."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -123,8 +127,8 @@ def theirs(trainer_class, tiny_model, **settings) -> list[dict]:
             return result
 
     trainer = Recording(
-        model=AutoModelForCausalLM.from_pretrained(tiny_model),
-        train_dataset=Dataset.from_list(encoded(tiny_model)),
+        model=model or AutoModelForCausalLM.from_pretrained(tiny_model),
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(tiny_model),
         **settings,
     )
@@ -151,8 +155,33 @@ def test_dpo(config, tiny_model, pair_file, tmp_path):
     peer = {**config, "loss_type": [config["loss_type"]]}
     settings = DPOConfig(**arguments(tmp_path / "peer"), max_length=None, **peer)
     found = ours(tiny_model, pair_file, tmp_path, {"kind": "dpo", **config})
-    wanted = theirs(DPOTrainer, tiny_model, args=settings)
+    wanted = theirs(DPOTrainer, tiny_model, encoded(tiny_model), args=settings)
     assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in wanted], rel=2e-5)
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins"):
         pairs_of = zip(found, wanted, strict=True)
         assert all(a[name] == pytest.approx(b[name], abs=2e-3) for a, b in pairs_of), name
+
+
+@pytest.mark.parametrize("centring", [0.0, 0.1])
+def test_reward(centring, tiny_model, pair_file, tmp_path):
+    """TRL starts from the head our seed draws: a run with rate 0 writes it down."""
+    pytest.importorskip("trl", reason="needs the extra `parity`: pip install 'tunesmith[parity]'")
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    stage = {"kind": "reward", "center_rewards_coefficient": centring}
+    start = run_of(tiny_model, pair_file, tmp_path / "start", stage, rate=0.0, steps=1)
+    model = AutoModelForSequenceClassification.from_pretrained(start.model_path())
+    rows = [
+        {
+            "chosen_ids": row["prompt_ids"] + row["chosen_ids"],
+            "rejected_ids": row["prompt_ids"] + row["rejected_ids"],
+        }
+        for row in encoded(tiny_model)
+    ]
+    settings = RewardConfig(
+        **arguments(tmp_path / "peer"), max_length=None, center_rewards_coefficient=centring
+    )
+    found = ours(tiny_model, pair_file, tmp_path, stage)
+    wanted = theirs(RewardTrainer, tiny_model, rows, model, args=settings)
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in wanted], rel=2e-5)
