@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tunesmith import compose, recipe
+from tunesmith.errors import EnvironmentFault
 from tunesmith.training import checkpoint
 
 
@@ -99,3 +100,12 @@ def test_an_adapter_keeps_its_head_beside_it(train):
     final = train("adapter", "lora", steps=2).model_path()
     assert (final / "adapter_config.json").is_file()
     assert load_file(final / "score.safetensors")["score.weight"].shape == (1, 32)
+
+
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize("selector", ["", "@step-2"])
+def test_it_can_not_be_taken_for_a_language_model(tuner, selector, train):
+    run = train("scores", tuner, steps=2)
+    with pytest.raises(EnvironmentFault) as caught:
+        compose.load(f"{run.path}{selector}")
+    assert caught.value.code == "E212"

@@ -69,8 +69,9 @@ class Terminal(Display):
         if summary.get("best_step") is not None:
             parts.append(f"best at step {summary['best_step']}")
         output.log(" · ".join([*parts, f"saved {path}/final"]))
-        name = path.name
-        output.log(f"next    tunesmith chat {name} --compare base | tunesmith merge {name} -o DIR")
+        if not (path / "final" / "score.safetensors").is_file():  # a reward model does not talk
+            talk = f"tunesmith chat {path.name} --compare base"
+            output.log(f"next    {talk} | tunesmith merge {path.name} -o DIR")
 
 
 class JsonLines(Display):

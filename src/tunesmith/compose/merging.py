@@ -52,7 +52,7 @@ def merge(
         below = source.locate(base, root)
         found = Source(spec, below.base, (*below.adapters, path))
     else:
-        found = source.locate(spec, root)
+        found = source.language_model(spec, root)
     with tempfile.TemporaryDirectory() as folder:
         adapters = list(found.adapters)
         if found.checkpoint is not None:

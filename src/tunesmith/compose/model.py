@@ -52,7 +52,7 @@ def origin(recipe: Recipe) -> Origin:
             fix="set model.path=DIRECTORY (or builtin:tiny), or model.config={model_type: …}",
         )
     if config.path is not None:
-        found = source.locate(config.path, recipe.output.dir)
+        found = source.language_model(config.path, recipe.output.dir)
         directory = _tokenizer_dir(config, found)
         return Origin(found, directory, source.content_hash(found))
     if config.tokenizer is None:
@@ -182,7 +182,7 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
 
     from tunesmith.models.language_model import LanguageModel
 
-    found = source.locate(spec, root)
+    found = source.language_model(spec, root)
     config, name, system = ModelConfig(path=found.base), "auto", None
     if found.checkpoint is not None:  # not yet a model of its own: the run's recipe tells the rest
         recipe = run_recipe(found.checkpoint)

@@ -32,6 +32,8 @@ class Source:
     adapters: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     """A checkpoint whose trained weights replace the base's."""
+    scores: bool = False
+    """Whether it is a reward model: it has a score for text, and no text of its own."""
 
     @property
     def top(self) -> Path | None:
@@ -58,8 +60,8 @@ def locate(spec: str, root: str = "runs/") -> Source:
     if path.is_dir() and not (path / "run.json").is_file():
         if (path / "adapter_config.json").is_file():
             base = locate(find_base(path), root)
-            return Source(spec, base.base, (*base.adapters, path))
-        return Source(spec, str(path))
+            return Source(spec, base.base, (*base.adapters, path), scores=_scores(path))
+        return Source(spec, str(path), scores=_scores(path))
     run = find_run(spec.removeprefix("run:"), root)
     if run is not None:
         return of_run(spec, *run, root)
@@ -78,9 +80,37 @@ def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
         ):  # from scratch: the checkpoint holds all weights, the recipe the config
             return Source(spec, "", checkpoint=path)
         base = locate(existing_base(recorded, run.path), root)
-        return Source(spec, base.base, base.adapters, checkpoint=path)
+        scores = run.info().get("stage") == "reward"
+        return Source(spec, base.base, base.adapters, checkpoint=path, scores=scores)
     inner = locate(str(path), root)
-    return Source(spec, inner.base, inner.adapters)
+    return Source(spec, inner.base, inner.adapters, scores=inner.scores)
+
+
+def _scores(path: Path) -> bool:
+    """Whether a directory holds a score head: ours beside an adapter, or a classifier of
+    transformers."""
+    if (path / "score.safetensors").is_file():
+        return True
+    config = path / "config.json"
+    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return any("ForSequenceClassification" in name for name in found.get("architectures") or ())
+
+
+def language_model(spec: str, root: str = "runs/") -> Source:
+    """As `locate`, for what must write text.
+
+    Raises:
+        EnvironmentFault: E201, nothing is there; E212, it is a reward model.
+    """
+    found = locate(spec, root)
+    if found.scores:
+        raise EnvironmentFault(
+            "E212",
+            f"`{spec}` is a reward model: it scores text and can't write any",
+            where="model.path",
+            fix="name the language model it was trained from",
+        )
+    return found
 
 
 def find_run(spec: str, root: str) -> tuple[RunDir, str | None] | None:

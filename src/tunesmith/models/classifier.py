@@ -31,7 +31,7 @@ def save(hf: nn.Module, weight_1D: Tensor, path: Path) -> None:
         return
     made = classifier(hf, weight_1D)
     if made is not None:
-        for file in path.glob("*.safetensors*"):
+        for file in path.glob("model*.safetensors*"):
             file.unlink()
         made.save_pretrained(path)
 
