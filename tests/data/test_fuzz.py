@@ -65,7 +65,8 @@ def read_all(path, raw):
 
 NAMES_OF_COLUMNS = """role content from value name arguments function type text id label weight
 tool_calls messages conversations prompt chosen rejected instruction input output history system
-tools context completion src tgt"""
+tools context completion src tgt data instances text role rank replies question human_answers
+chatgpt_answers kto_tag"""
 KEYS = st.sampled_from(NAMES_OF_COLUMNS.split())
 LIKELY = st.recursive(
     st.none()
@@ -85,9 +86,9 @@ def test_any_row_is_a_sample_or_an_error(name, value):
     module = base.load(name)
     row = Row(value, "f.jsonl", 3)
     module.detect([row])
-    caught = None
     try:
-        sample = module.parse(row, {}, DataConfig())
+        samples = base.samples(module, row, {}, DataConfig())
     except DataError as error:
-        caught = error
-    assert isinstance(sample, module.SAMPLE) if caught is None else caught.where == "f.jsonl:3"
+        assert error.where == "f.jsonl:3"
+    else:
+        assert all(isinstance(sample, module.SAMPLE) for sample in samples)

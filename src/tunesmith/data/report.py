@@ -101,6 +101,9 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
     if not report["items"]:
         why = f"all {report['left_out']:,} are longer than data.max_length"
         fix = "check data.train, data.max_length and data.on_overlength"
+        if report["left_out"] and not any(p["code"] == "D204" for p in report["skipped"]):
+            why = f"all {report['left_out']:,} hold nothing that can be used"
+            fix = "check data.train and its format"
         why = why if report["left_out"] else ""
         raise DataError("D203", "there are no rows to train on", why=why, fix=fix)
     share = report["unknown"] / max(report["tokens"], 1)

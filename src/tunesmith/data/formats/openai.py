@@ -34,8 +34,8 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios", "image_url", "
 
 
 def detect(rows: Sequence[Row]) -> bool:
-    """A list of messages with `role`, without `chosen` or `label`."""
-    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label"} & set(v))
+    """A list of messages with `role`, without `chosen` or a verdict."""
+    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label", "kto_tag"} & set(v))
 
 
 def looks_like(value: Mapping[str, Any]) -> bool:
@@ -57,9 +57,9 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
     """
     value = base.row_object(row)
     no_media(row, value)
-    name = columns.get("messages") or base.column(ROLES, value, "messages")
-    if name is None or name not in value:
-        base.missing(row, name or "messages")
+    name = base.column(ROLES, value, "messages", columns)
+    if name is None:
+        base.missing(row, columns.get("messages") or "messages")
     found = messages(row, value[name], name)
     return with_tools_and_system(row, found, columns, ROLES)
 
@@ -72,7 +72,7 @@ def with_tools_and_system(
 ) -> Conversation:
     """Joins what stands in columns beside the messages."""
     value = base.row_object(row)
-    at = {role: columns.get(role) or base.column(roles, value, role) for role in roles}
+    at = {role: base.column(roles, value, role, columns) for role in ("system", "tools")}
     system = base.optional_text(row, value.get(at["system"] or ""), "system")
     if system and not any(message.role == "system" for message in found):
         found = (Message.of("system", system), *found)
