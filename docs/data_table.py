@@ -1,6 +1,6 @@
 """Prints the table of real files in docs/data.md: what each is, how many rows, how many are bad.
 
-    python docs/data_table.py shared/data
+python docs/data_table.py shared/data
 """
 
 from __future__ import annotations

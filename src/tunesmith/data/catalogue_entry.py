@@ -64,9 +64,9 @@ def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source
     for key in ("columns", "tags"):
         if not isinstance(entry.get(key, {}), dict):
             _refuse(name, f"`{key}` is no object", "see docs/data.md")
-    path = _path(name, entry, home, say)
-    format, columns = rows(name, entry)
     _check_fill(name, entry, given)
+    format, columns = rows(name, entry)
+    path = _path(name, entry, home, say)
     return dataclasses.replace(
         given,
         path=path,

@@ -219,16 +219,17 @@ def _asked(source: Source, at: Address, ask: Callable[[], Any]) -> Any:
 
 def _is_offline(error: BaseException | None) -> bool:
     """Whether the cause is that there is no network, whichever library says so."""
-    import httpx
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    kinds = (
-        ConnectionError,
-        httpx.TransportError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-    return error is not None and (isinstance(error, kinds) or _is_offline(error.__cause__))
+    if error is None:
+        return False
+    # The base of the hub's errors that is no OSError is its HTTP library's: without an answer of
+    # the hub, such an error is one of the line (no host, no route, a timeout).
+    of_line = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)
+    if isinstance(error, of_line) and not isinstance(error, HfHubHTTPError):
+        return True
+    missing = isinstance(error, ConnectionError | LocalEntryNotFoundError)
+    return missing or _is_offline(error.__cause__)
 
 
 def _offline(source: Source, at: Address) -> DataError:
