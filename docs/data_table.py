@@ -10,13 +10,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.data import read
+from tunesmith.data import catalogue, read
 from tunesmith.data.formats import base
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig
 
 FOLDERS = ("instruct", "preference")
 PASSED_OVER = {"README.md", "LICENSE"}
+
+
+def sets() -> Iterator[str]:
+    """The table of known sets, line by line."""
+    yield "| name | from | licence |"
+    yield "|---|---|---|"
+    for name, entry in catalogue.known().items():
+        hub = entry.get("hf_hub_url")
+        place = f"`hf:{hub}`" if hub else f"`{entry['file_name']}` of {entry['page']}"
+        yield f"| `{name}` | {place} | {catalogue.about(entry).removeprefix('licence: ')} |"
 
 
 def lines(top: Path) -> Iterator[str]:
@@ -45,7 +55,8 @@ def row(path: Path) -> tuple[str, str, str, str]:
             except DataError as error:
                 problems.append(error)
     except DataError as error:
-        return f"refused, {error.code}: {error.what}", "", "", ""
+        line = error.where.removeprefix(str(path)).strip(":")
+        return f"refused, {error.code} at line {line}: {error.what}", "", "", ""
     codes = ", ".join(sorted({error.code for error in problems}))
     bad = f"{len(problems):,} ({codes})" if problems else "0"
     return name, f"{rows:,}", f"{samples:,}", bad
@@ -57,4 +68,4 @@ def refuse(problems: list[DataError]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines(Path(sys.argv[1]))))
+    print("\n".join(lines(Path(sys.argv[1])) if sys.argv[1:] else sets()))

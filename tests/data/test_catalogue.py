@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
+from tunesmith import registry
 from tunesmith.data import catalogue, encode
 from tunesmith.data.formats import base
 from tunesmith.errors import DataError
@@ -204,7 +206,9 @@ def test_the_sets_that_are_known():
     said = []
     found = catalogue.named(Source("belle_1m"), DataConfig(), lambda *words: said.append(words))
     assert found.path == "hf:BelleGroup/train_1M_CN"
-    assert said == [("data", "belle_1m: hf:BelleGroup/train_1M_CN (licence: GPL-3.0)")]
+    assert said == [
+        ("data", "belle_1m: hf:BelleGroup/train_1M_CN (licence: GPL-3.0, for research only)")
+    ]
     found = catalogue.named(Source("firefly"), DataConfig(), lambda *_: None)
     assert (found.format, found.columns["instruction"]) == ("alpaca", "input")
     with pytest.raises(DataError, match=r"D132(.|\n)*did you mean `belle_1m`"):
@@ -225,6 +229,12 @@ def test_every_known_set_is_whole():
         if format is not None:
             base.check_columns(format, columns or {}, name)
     assert len(catalogue.known()) > 30
+
+
+def test_the_page_lists_every_known_set_and_every_format():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    assert [name for name in catalogue.known() if f"| `{name}` |" not in page] == []
+    assert [name for name in registry.names("formats") if f"`{name}`" not in page] == []
 
 
 # What the real dataset_info.json files say of the files beside them.
