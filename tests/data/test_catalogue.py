@@ -193,6 +193,13 @@ def test_files_and_addresses_are_left_as_they_are(folder):
     assert catalogue.named(source, DataConfig(), lambda *_: None) is source
 
 
+def test_an_info_file_holds_no_rows_itself(folder):
+    write(folder, {"mine": {"file_name": "a.json"}})
+    source = Source(str(folder / "dataset_info.json"))
+    with pytest.raises(DataError, match=r"D133.*holds no rows(.|\n)*data.train=.*/NAME.*mine"):
+        catalogue.named(source, DataConfig(), lambda *_: None)
+
+
 def test_info_files_that_are_none(folder):
     config = DataConfig(dataset_info=str(folder / "dataset_info.json"))
     for text, words in ((None, "no such"), ("{", "not a dataset_info"), ("[]", "no object of")):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tunesmith.data import encode, hub, read
-from tunesmith.errors import DataError, MissingExtra
+from tunesmith.errors import DataError, MissingExtra, RunError
 from tunesmith.recipe.sections import Source
 
 ROWS = [{"instruction": f"{i}", "output": "yo"} for i in range(5)]
@@ -169,7 +169,7 @@ def test_offline_for_real(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_no_answer_of_the_hub(tmp_path, network):
     network.error = OSError(28, "No space left on device")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match=r"R221.*the copy of a data set.*No space"):
         fetch(tmp_path, Source("hf:org/set"))
 
 

@@ -39,6 +39,8 @@ def named(source: Source, config: DataConfig, say: Say) -> Source:
     if path.startswith((hub.PREFIX, "builtin:")) or rows_function.is_one(path):
         return source
     if Path(path).expanduser().exists():
+        if Path(path).name == INFO:
+            raise _names_of(Path(path).expanduser())
         return source
     told = _info_files(path, config)
     for file in told:
@@ -101,6 +103,15 @@ def _read(file: Path) -> dict[str, Any]:
         what = "not a dataset_info.json: it holds no object of names"
         raise DataError("D133", what, where=str(file), fix="mend the file")
     return entries
+
+
+def _names_of(file: Path) -> DataError:
+    """What to write instead of the file that only describes data sets."""
+    names = list(_read(file))
+    what = "this file describes data sets and holds no rows itself"
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    fix = f"name one of its sets: data.train={file.parent}/NAME  names: {shown}"
+    return DataError("D133", what, where=str(file), fix=fix)
 
 
 def _unknown(path: str, told: list[Path]) -> DataError:

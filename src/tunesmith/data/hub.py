@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.data import read
-from tunesmith.errors import DataError, MissingExtra
+from tunesmith.data import read, report as reports
+from tunesmith.errors import DataError, MissingExtra, TunesmithError
 from tunesmith.recipe.sections import Source
 
 PREFIX = "hf:"
@@ -186,13 +186,14 @@ def _asked(source: Source, at: Address, ask: Callable[[], Any]) -> Any:
 
     Raises:
         DataError: D130, D131.
+        RunError: R221, the disk is full.
     """
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/datasets/{at.repo}"
     try:
         return ask()
-    except (DataError, MissingExtra):
+    except TunesmithError:
         raise
     except errors.GatedRepoError:
         what = f"{source.path} is gated: its licence has to be accepted first"
@@ -209,8 +210,9 @@ def _asked(source: Source, at: Address, ask: Callable[[], Any]) -> Any:
     except Exception as error:
         if _is_offline(error):
             raise _offline(source, at) from error
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # a full disk is no answer of the hub
+        if isinstance(error, OSError) and error.errno is not None:  # no answer of the hub
+            place = Path(error.filename or source.path)
+            raise reports.no_room(place, error, "the copy of a data set") from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"{source.path} can't be read: {first}"
         fix = f"see {page}; name split:, subset:, revision:, or one file: {PREFIX}{at.repo}/FILE"

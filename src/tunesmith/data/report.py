@@ -142,8 +142,8 @@ def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
 
 
-def no_room(path: Path, error: OSError) -> RunError:
-    """R221: the store can't be written."""
-    what = f"the token store can't be written: {error.strerror or error}"
+def no_room(path: Path, error: OSError, thing: str = "the token store") -> RunError:
+    """R221: the store, or a copy of a data set, can't be written."""
+    what = f"{thing} can't be written: {error.strerror or error}"
     fix = "free space there, or set TUNESMITH_HOME to another disk"
     return RunError("R221", what, where=str(path), fix=fix)

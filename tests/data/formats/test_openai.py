@@ -99,3 +99,15 @@ def test_openai_rows_that_are_bad():
     ):
         with pytest.raises(DataError, match=code):
             parse(value, name="openai")
+
+
+def test_the_older_function_call():
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "5"},
+        {"role": "assistant", "content": "yo"},
+    ]
+    sample = parse({"messages": turns})
+    assert sample.messages[1].parts == (ToolCall("f", "{}"),)
+    assert [message.role for message in sample.messages][2] == "tool"

@@ -14,6 +14,7 @@ def test_ultrachat():
     assert base.detect([row(value)]) == "ultrachat"
     assert said(parse(value)) == [*QA, ("user", "and"), ("assistant", "so")]
     assert said(parse({"data": ["hi", "yo", "and"]})) == QA
+    assert said(parse({"conversations": ["hi", "yo"], "source": "lima"})) == QA
     assert said(parse({"talk": ["hi", "yo"]}, {"turns": "talk"})) == QA
     assert said(parse({"data": ["hi", "yo"], "system": "be kind"}))[0] == ("system", "be kind")
 

@@ -110,7 +110,8 @@ def _message(row: Row, turn: Any, name: str) -> Message:
     if reasoning:
         parts.append(Thinking(base.text(row, reasoning, f"{name}.reasoning_content")))
     parts += _content(row, turn.get("content"), name)
-    parts += tool_calls(row, turn.get("tool_calls"), name)
+    older = [turn["function_call"]] if turn.get("function_call") else None  # before tool_calls
+    parts += tool_calls(row, turn.get("tool_calls") or older, name)
     if not any(not isinstance(part, Text) or part.text for part in parts) and role != "system":
         base.bad(row, "D122", f"`{name}` is empty")
     weight = turn.get("weight", turn.get("loss_weight"))

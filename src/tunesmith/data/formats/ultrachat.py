@@ -1,26 +1,32 @@
-"""UltraChat rows: `data` is a list of texts, question and answer by turns."""
+"""UltraChat's and LIMA's rows: a list of texts, question and answer by turns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tunesmith.data.formats import base
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Conversation, Message
 
-ROLES = {"turns": ("data",), "system": ("system", "system_prompt")}
+ROLES = {
+    "turns": ("data", "conversations", "conversation", "dialog"),
+    "system": ("system", "system_prompt"),
+}
 SAMPLE = Conversation
 WHOLE_FILES = False
 
 
 def detect(rows: Sequence[Row]) -> bool:
-    """A list of texts in the column `data` (or one mapped to `turns`)."""
-    return base.most(rows, lambda v: _texts(v.get("data", v.get("turns"))))
+    """A list of texts where others have a list of messages."""
+    return base.most(rows, _has_texts)
 
 
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+def _has_texts(value: Mapping[str, Any]) -> bool:
+    name = base.column(ROLES, value, "turns")
+    turns = value[name] if name else None
+    return isinstance(turns, list) and bool(turns) and all(isinstance(t, str) for t in turns)
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
