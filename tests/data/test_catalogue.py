@@ -220,11 +220,24 @@ def test_the_sets_that_are_known():
     assert (found.format, found.columns["instruction"]) == ("alpaca", "input")
     with pytest.raises(DataError, match=r"D132(.|\n)*did you mean `belle_1m`"):
         catalogue.named(Source("bele_1m"), DataConfig(), lambda *_: None)
+    assert found.path == "hf:YeungNLP/firefly-train-1.1M"
     with pytest.raises(DataError, match=r"D133(.|\n)*download it from https://github.com/"):
         catalogue.named(Source("oaast_rm_zh"), DataConfig(), lambda *_: None)
     unfilled = Source("self_cognition", fill={"title": "x"})
     with pytest.raises(DataError, match=r"D127(.|\n)*name: …, author: …"):
         catalogue.named(unfilled, DataConfig(), lambda *_: None)
+
+
+def test_files_of_known_sets_are_found_here(tmp_path, monkeypatch):
+    """Under their names, in this folder or in that of data.dataset_info; kept by their full path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oaast_rm_zh.json").write_text("[]")
+    here = catalogue.named(Source("oaast_rm_zh"), DataConfig(), lambda *_: None)
+    assert (here.path, here.format) == (str(tmp_path / "oaast_rm_zh.json"), "preference")
+    monkeypatch.chdir("/")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    config = DataConfig(dataset_info=str(tmp_path))
+    assert catalogue.named(Source("oaast_rm_zh"), config, lambda *_: None) == here
 
 
 def test_every_known_set_is_whole():

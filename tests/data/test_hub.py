@@ -195,3 +195,27 @@ def test_one_file_needs_no_package(tmp_path, monkeypatch):
     assert found.path == str(file)
     expected = {"repo": "org/set", "inside": "x/a.jsonl", "revision": "v1", "cache_dir": "c"}
     assert expected.items() <= asked.items()
+
+
+@pytest.mark.parametrize("first", [None, 2])
+def test_the_real_loader(tmp_path, monkeypatch, first):
+    """`datasets` itself, on a repository that lies here: only the commit is stood in for."""
+    pytest.importorskip("datasets")
+    import huggingface_hub
+
+    class Api:
+        def dataset_info(self, repo, revision=None):
+            return SimpleNamespace(sha=COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "org" / "set" / "part"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "test.jsonl").write_text(json.dumps(ROWS[0]))
+    source = Source("hf:org/set/part", max_samples=first)
+    found = hub.fetched(source, str(tmp_path / "cache"), tmp_path / "home", lambda *_: None)
+    assert [row.value for row in read.rows(found.path)] == ROWS[:first]
+    other = Source("hf:org/set/part", split="validation", max_samples=first)
+    with pytest.raises(DataError, match=r"D131.*validation(.|\n)*split:"):
+        hub.fetched(other, str(tmp_path / "cache"), tmp_path / "home", lambda *_: None)

@@ -89,7 +89,7 @@ def _path(name: str, entry: Mapping[str, Any], home: Path, say: Say) -> str:
             "write a function of your own that yields rows: data.train=rows.py:function",
         )
     if file := entry.get("file_name"):
-        return str(_checked(name, entry, home / file, say))
+        return str(_checked(name, entry, (home / file).resolve(), say))
     for key, where in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Modelers")):
         if key in entry:
             what = f"it lies on {where} only ({entry[key]})"
