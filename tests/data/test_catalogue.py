@@ -229,7 +229,7 @@ def test_the_sets_that_are_known():
 
 
 def test_files_of_known_sets_are_found_here(tmp_path, monkeypatch):
-    """Under their names, in this folder or in that of data.dataset_info; kept by their full path."""
+    """In this folder or in that of data.dataset_info; recorded by their full path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "oaast_rm_zh.json").write_text("[]")
     here = catalogue.named(Source("oaast_rm_zh"), DataConfig(), lambda *_: None)

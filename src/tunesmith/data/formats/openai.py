@@ -106,7 +106,8 @@ def _message(row: Row, turn: Any, name: str) -> Message:
         what = f"`{name}` has the unknown role `{turn['role']}`"
         base.bad(row, "D123", what, f"known: {', '.join(SPEAKERS)}")
     parts: list[Part] = []
-    reasoning = turn.get("reasoning_content", turn.get("thinking"))
+    # Null is absent: columns of tables have every key that any of their rows has.
+    reasoning = turn.get("reasoning_content") or turn.get("thinking")
     if reasoning:
         parts.append(Thinking(base.text(row, reasoning, f"{name}.reasoning_content")))
     parts += _content(row, turn.get("content"), name)
@@ -114,7 +115,7 @@ def _message(row: Row, turn: Any, name: str) -> Message:
     parts += tool_calls(row, turn.get("tool_calls") or older, name)
     if not any(not isinstance(part, Text) or part.text for part in parts) and role != "system":
         base.bad(row, "D122", f"`{name}` is empty")
-    weight = turn.get("weight", turn.get("loss_weight"))
+    weight = turn["weight"] if turn.get("weight") is not None else turn.get("loss_weight")
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
         base.bad(row, "D122", f"`{name}.weight` is {base.kind(weight)}, not a number")
     if weight is not None and weight < 0:
