@@ -19,9 +19,9 @@ def made(tmp_path, text, name="rows", **given):
 
 
 def test_rows_are_kept_as_a_file(tmp_path):
-    (tmp_path / "beside.py").write_text("WORD = 'yo'\n")
+    (tmp_path / "rows_beside.py").write_text("WORD = 'yo'\n")
     text = (
-        "from beside import WORD\n"
+        "from rows_beside import WORD\n"
         "def rows():\n"
         "    for i in range(3):\n"
         "        yield {'q': str(i), 'a': WORD}\n"

@@ -62,10 +62,11 @@ def _call(file: str, name: str, shown: str) -> Any:
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)  # as `python rows.py` would
     try:
-        function: Any = runpy.run_path(str(path), run_name=path.stem).get(name)
+        function = runpy.run_path(str(path), run_name=path.stem).get(name)
         if not callable(function):
             raise _failed(shown, f"{path.name} has no function `{name}`")
-        yield from function()
+        rows: Any = function()
+        yield from rows
     finally:
         sys.path.remove(folder)
 
