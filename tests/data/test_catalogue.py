@@ -257,6 +257,18 @@ def test_the_page_lists_every_known_set_and_every_format():
     assert [name for name in registry.names("formats") if f"`{name}`" not in page] == []
 
 
+@pytest.mark.shared
+def test_real_files_of_known_sets_are_the_ones_described(shared_data):
+    place = shared_data / "instruct/llama-efficient-tuning-old"
+    fill, said = {"name": "a", "author": "b"}, []
+    for name in ("self_cognition", "oaast_sft_zh", "oaast_rm_zh", "example"):
+        entry = catalogue.known()[name]
+        catalogue.catalogue_entry.source(
+            name, entry, Source(name, fill=fill), place, lambda *words: said.append(words)
+        )
+    assert said == []
+
+
 # What the real dataset_info.json files say of the files beside them.
 @pytest.mark.shared
 def test_every_local_name_of_a_real_file_is_read(shared_data):

@@ -173,6 +173,12 @@ def test_a_full_disk_is_no_answer_of_the_hub(tmp_path, network):
         fetch(tmp_path, Source("hf:org/set"))
 
 
+def test_a_home_that_can_not_be_written(tmp_path, network):
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(RunError, match=r"R221(.|\n)*data"):
+        fetch(tmp_path, Source("hf:org/set"))
+
+
 def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"datasets(.|\n)*tunesmith\[hub\]"):

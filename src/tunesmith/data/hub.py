@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,6 @@ def _copy(source: Source, at: Address, cache_dir: str | None, home: Path, say: S
         pass
     say("data", f"{shown}: fetching from the hub")
     commit, rows = _asked(source, at, lambda: _load(source, at, split, cache_dir))
-    folder.mkdir(parents=True, exist_ok=True)
     aside = target.with_suffix(f".tmp-{os.getpid()}")
     try:
         count = _asked(source, at, lambda: write_rows(aside, rows))
@@ -115,7 +115,8 @@ def _copy(source: Source, at: Address, cache_dir: str | None, home: Path, say: S
         }
         aside.replace(target)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
     about.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     say("data", f"{shown}: {count:,} rows of commit {commit[:12]} → {target}")
     return target
@@ -156,6 +157,7 @@ def _load(
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
     """Writes rows as JSON Lines; what JSON can't hold (images, bytes) is named by its type."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("wb") as stream:
         for row in rows:

@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ def made(source: Source, home: Path, say: Say) -> Source:
     file, _, name = source.path.rpartition(":")
     say("data", f"{source.path}: running your code")
     folder = home / "data" / "functions"
-    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"rows.tmp-{os.getpid()}"
     try:
         found = itertools.islice(_call(file, name, source.path), source.max_samples)
@@ -50,7 +50,8 @@ def made(source: Source, home: Path, say: Say) -> Source:
     except Exception as error:
         raise _failed(source.path, f"{type(error).__name__}: {error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
     say("data", f"{source.path}: {count:,} rows → {target}")
     return dataclasses.replace(source, path=str(target))
 
