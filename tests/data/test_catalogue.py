@@ -11,7 +11,7 @@ import pytest
 from tunesmith import registry
 from tunesmith.data import catalogue, encode
 from tunesmith.data.formats import base
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipe.sections import DataConfig, Source
 
 
@@ -198,6 +198,17 @@ def test_an_info_file_holds_no_rows_itself(folder):
     source = Source(str(folder / "dataset_info.json"))
     with pytest.raises(DataError, match=r"D133.*holds no rows(.|\n)*data.train=.*/NAME.*mine"):
         catalogue.named(source, DataConfig(), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("a.json", "split"), ("a.json", "revision"), ("hf:org/set/a.jsonl", "subset")],
+)
+def test_keys_of_the_hub_are_refused_where_they_mean_nothing(tmp_path, path, key):
+    with pytest.raises(ConfigError, match=f"C105.*`{key}` means nothing"):
+        catalogue.local(Source(path, **{key: "x"}), DataConfig(), tmp_path, lambda *_: None)
+    source = Source("a.json")
+    assert catalogue.local(source, DataConfig(), tmp_path, lambda *_: None) is source
 
 
 def test_info_files_that_are_none(folder):

@@ -167,6 +167,22 @@ def test_offline_for_real(tmp_path, monkeypatch):
             hub.fetched(Source(path), str(tmp_path / "cache"), tmp_path, lambda *_: None)
 
 
+def test_offline_with_the_set_in_the_cache_of_datasets(tmp_path, network, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    class Api:
+        def dataset_info(self, repo, revision=None):
+            raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    said = []
+    found = fetch(tmp_path, Source("hf:org/set", revision="v1"), said)
+    assert len(list(read.rows(found.path))) == 5
+    assert network.asked[0][1]["revision"] == "v1"
+    assert "commit unknown" in said[-1]
+
+
 def test_a_full_disk_is_no_answer_of_the_hub(tmp_path, network):
     network.error = OSError(28, "No space left on device")
     with pytest.raises(RunError, match=r"R221.*the copy of a data set.*No space"):

@@ -79,6 +79,7 @@ def local(recipe: Recipe, say: Any = None) -> Recipe:
     """The recipe with files on this machine in the place of names and addresses.
 
     Raises:
+        ConfigError: C105, a split, subset or revision of what has none.
         DataError: D124, D127, D130 to D134.
     """
     recipe, home = named(recipe, say), platform.home()

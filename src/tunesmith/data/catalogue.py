@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import catalogue_entry, hub, read, rows_function
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipe.sections import DataConfig, Source
 from tunesmith.registry import did_you_mean
 
@@ -130,10 +130,24 @@ def local(source: Source, config: DataConfig, home: Path, say: Say) -> Source:
     """The source as files on this machine: fetched from the hub, or made by a function.
 
     Raises:
+        ConfigError: C105, a split, subset or revision of what has none.
         DataError: D130, D131, the hub; D134, the function.
     """
+    _check_hub_keys(source)
     if source.path.startswith(hub.PREFIX):
         return hub.fetched(source, config.cache_dir, home, say)
     if rows_function.is_one(source.path):
         return rows_function.made(source, home, say)
     return source
+
+
+def _check_hub_keys(source: Source) -> None:
+    """Refuses keys that would be ignored: a file has no splits."""
+    of_hub = source.path.startswith(hub.PREFIX)
+    whole = of_hub and not hub.address(source.path).is_file
+    meant = {"subset": whole, "split": whole, "revision": of_hub}
+    for key, allowed in meant.items():
+        if vars(source)[key] is not None and not allowed:
+            what = f"`{key}` means nothing for the file {source.path}"
+            fix = f"remove `{key}`, or name a set of the hub: hf:ORG/NAME"
+            raise ConfigError("C105", what, where="data.train", fix=fix)

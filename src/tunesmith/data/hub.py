@@ -25,6 +25,7 @@ from tunesmith.errors import DataError, MissingExtra, TunesmithError
 from tunesmith.recipe.sections import Source
 
 PREFIX = "hf:"
+UNKNOWN = "unknown"
 Say = Callable[[str, str], None]
 
 
@@ -140,19 +141,29 @@ def _load(
         import datasets
     except ImportError:
         raise MissingExtra("datasets", "hub", f"reading {source.path}") from None
-    from huggingface_hub import HfApi
-
-    commit = HfApi().dataset_info(at.repo, revision=source.revision).sha or ""
+    commit = _commit(source, at)
     rows: Any = datasets.load_dataset(
         at.repo,
         name=source.subset,
         data_dir=at.inside or None,
         split=split,
-        revision=commit or source.revision,
+        revision=commit if commit != UNKNOWN else source.revision,
         cache_dir=cache_dir,
         streaming=source.max_samples is not None,
     )
     return commit, itertools.islice(rows, source.max_samples)
+
+
+def _commit(source: Source, at: Address) -> str:
+    """The commit of a set's revision; in offline mode, where `datasets` may still find the set in
+    its own cache, it is not known."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(at.repo, revision=source.revision).sha or UNKNOWN
+    except OfflineModeIsEnabled:
+        return UNKNOWN
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
