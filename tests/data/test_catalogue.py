@@ -91,6 +91,11 @@ ENTRIES = {
         "openai",
         {"messages": "c", "system": "", "tools": ""},
     ),
+    "openai by its name": (
+        {"formatting": "openai", "columns": {"tools": "t"}},
+        "openai",
+        {"messages": "messages", "system": "", "tools": "t"},
+    ),
     "tags": (
         {"formatting": "sharegpt", "tags": {"role_tag": "who", "user_tag": "Customer"}},
         "sharegpt",

@@ -133,7 +133,11 @@ def rows(name: str, entry: Mapping[str, Any]) -> tuple[str | None, dict[str, str
         return _alpaca(columns, bool(entry.get("ranking")))
     if entry["formatting"] == "sharegpt":
         return _turns(columns, tags, bool(entry.get("ranking")))
-    known = "known: alpaca, sharegpt"
+    if entry["formatting"] == "openai":
+        return _turns(
+            {"messages": "messages", **columns}, {**TAGS, **tags}, bool(entry.get("ranking"))
+        )
+    known = "known: alpaca, sharegpt, openai"
     _refuse(name, f"its formatting `{entry['formatting']}` is unknown", known)
 
 
