@@ -63,9 +63,21 @@ def read_all(path, raw):
     assert all(isinstance(error, DataError) and error.where for error in bad)
 
 
+MAPPED = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "messages": "conversations",
+    "prompt": "input",
+    "instruction": "input",
+    "system": "",
+    "tree": "prompt",
+    "text": "value",
+}
 NAMES_OF_COLUMNS = """role content from value name arguments function type text id label weight
 tool_calls messages conversations prompt chosen rejected instruction input output history system
-tools context completion src tgt"""
+tools context completion src tgt data instances text role rank replies question human_answers
+chatgpt_answers kto_tag"""
 KEYS = st.sampled_from(NAMES_OF_COLUMNS.split())
 LIKELY = st.recursive(
     st.none()
@@ -80,14 +92,16 @@ LIKELY = st.recursive(
 
 @pytest.mark.parametrize("name", registry.names("formats"))
 @settings(max_examples=60, deadline=None)
-@given(value=st.dictionaries(KEYS, LIKELY, max_size=5) | TEXT)
-def test_any_row_is_a_sample_or_an_error(name, value):
+@given(value=st.dictionaries(KEYS, LIKELY, max_size=5) | TEXT, mapped=st.booleans())
+def test_any_row_is_a_sample_or_an_error(name, value, mapped):
     module = base.load(name)
     row = Row(value, "f.jsonl", 3)
-    module.detect([row])
-    caught = None
+    columns = {role: column for role, column in MAPPED.items() if mapped and role in module.ROLES}
+    module.detect([base.renamed(row, columns)])
+    caught, samples = None, ()
     try:
-        sample = module.parse(row, {}, DataConfig())
+        samples = base.samples(module, row, columns, DataConfig())
     except DataError as error:
         caught = error
-    assert isinstance(sample, module.SAMPLE) if caught is None else caught.where == "f.jsonl:3"
+    assert all(isinstance(sample, module.SAMPLE) for sample in samples)
+    assert caught is None or caught.where == "f.jsonl:3"

@@ -39,6 +39,7 @@ FLIPS = {
     "system of the source": {"source": {"system": ""}},
     "weight": {"source": {"weight": 0.5}},
     "max_samples": {"source": {"max_samples": 1}},
+    "fill": {"source": {"fill": {"name": "Ada"}}},
     "system": {"config": {"system": "be kind"}},
     "max_length": {"config": {"max_length": 1023}},
     "on_overlength": {"config": {"on_overlength": "skip"}},

@@ -296,3 +296,11 @@ def _collect(path, found):
     for row in read.rows(path):
         found.append(row)
     return []
+
+
+def test_a_hub_set_without_its_prefix_is_told_the_prefix():
+    with pytest.raises(DataError, match=r"D101(.|\n)*hf:org/name"):
+        read.locate("org/name")
+    with pytest.raises(DataError) as caught:
+        read.locate("folder/chats.jsonl")
+    assert "hf:" not in str(caught.value)

@@ -41,7 +41,7 @@ ROW = {unit: row for row, units in enumerate(ROWS) for unit in units}
 ONLY_IN = {
     "transformers": {"models", "templates", "tuners", "generation", "exporting", "quant"},
     "peft": {"tuners", "exporting"},
-    "datasets": {"data/read.py"},
+    "datasets": {"data/hub.py"},
     "accelerate": set(),
     "trl": set(),
 }

@@ -58,7 +58,7 @@ def _recipe(words: list[str], model: str) -> Any:
     path, overrides = output.split_recipe(words)
     if path is None or path.endswith(inspection.RECIPES) or ".py:" in path:
         return recipes.load(path, overrides)
-    made = inspection.stage_for(path)
+    made = inspection.stage_for(path, overrides)
     return recipes.load(None, [f"model={model}", f"stage={made}", f"data.train={path}", *overrides])
 
 

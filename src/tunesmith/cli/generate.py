@@ -112,8 +112,9 @@ def read(path: str, raw: bool) -> Iterator[Question]:
         elif raw:
             raise DataError("D403", "--raw wants rows of text or with `prompt`", where=row.where)
         else:
-            reader = reader or formats.load(formats.detect([row]))
-            yield _of_sample(reader.parse(row, {}, DataConfig()), row.where)
+            reader = reader or formats.load(formats.detect([row], None, (Conversation,)))
+            for sample in formats.samples(reader, row, {}, DataConfig()):
+                yield _of_sample(sample, row.where)
 
 
 def _of_sample(sample: Any, where: str) -> Question:

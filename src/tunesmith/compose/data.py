@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import platform
-from tunesmith.data import encode, loader, read, split
+from tunesmith.data import catalogue, encode, loader, read, split
 from tunesmith.errors import ConfigError
-from tunesmith.recipe.sections import Holdout, Recipe
+from tunesmith.recipe.sections import Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
 from tunesmith.types import Parts, Stage
@@ -64,6 +64,46 @@ def encoder_factory(recipe: Recipe, tokenizer_dir: Path) -> EncoderFactory:
         data.system,
         recipe.train.seed,
     )
+
+
+def named(recipe: Recipe, say: Any = None) -> Recipe:
+    """The recipe with addresses in the place of names of data sets, its origins kept.
+
+    Raises:
+        DataError: D124, D127, D132, D133.
+    """
+    return _with_sources(recipe, lambda one: catalogue.named(one, recipe.data, say or _silent))
+
+
+def local(recipe: Recipe, say: Any = None) -> Recipe:
+    """The recipe with files on this machine in the place of names and addresses.
+
+    Raises:
+        ConfigError: C105, a split, subset or revision of what has none.
+        DataError: D124, D127, D130 to D134.
+    """
+    recipe, home = named(recipe, say), platform.home()
+    return _with_sources(
+        recipe, lambda one: catalogue.local(one, recipe.data, home, say or _silent)
+    )
+
+
+def _silent(topic: str, text: str) -> None:
+    """Says nothing."""
+
+
+def _with_sources(recipe: Recipe, change: Callable[[Source], Source]) -> Recipe:
+    data = recipe.data
+    train = tuple(change(one) for one in data.train)
+    made = dataclasses.replace(data, train=train)
+    if isinstance(data.eval, tuple):
+        made = dataclasses.replace(made, eval=tuple(change(one) for one in data.eval))
+    if made == data:
+        return recipe
+    changed = dataclasses.replace(recipe, data=made)
+    if "_origins" in vars(recipe):
+        object.__setattr__(changed, "_origins", vars(recipe)["_origins"])
+    return changed
 
 
 def check_sources(recipe: Recipe) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tunesmith import recipe as recipes
 from tunesmith.compose import data, model
 from tunesmith.data import check, encode, show
-from tunesmith.recipe.sections import Recipe, Source
+from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
 
 RECIPES = (".yaml", ".yml")
@@ -50,11 +51,15 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     return Encoded(examples, sum(one.truncated for one in encoded))
 
 
-def stage_for(path: str) -> str:
+def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
     """The stage that trains on a file, by what its rows become."""
     from tunesmith.data.formats import base as formats
 
-    kind = formats.load(encode.detect(Source(path))).SAMPLE
+    kept = [text for text in overrides if text.startswith("data.")]
+    recipe = recipes.load(None, [f"data.train={path}", *kept])
+    (source,) = data.local(recipe).data.train[:1]
+    name = source.format or encode.detect(source, (Conversation, Preference, Feedback))
+    kind = formats.load(name).SAMPLE
     return "pretrain" if kind is Document else "sft"
 
 
@@ -71,6 +76,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     Raises:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
     """
+    recipe = data.local(recipe, progress)
     data.check_sources(recipe)
     recipe = replace(recipe, data=replace(recipe.data, on_bad_row="skip"))
     directory = model.origin(recipe).tokenizer_dir

@@ -41,6 +41,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     display = display or Display()
     platform.prepare(recipe.train.threads)
     check_reports(recipe)
+    recipe = data.named(recipe, display.line)
     ready = prepare(
         recipe, display
     )  # what is wrong with model or data is told before a run is made
@@ -115,6 +116,7 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
         TunesmithError: whatever is wrong with recipe, model or data.
     """
     origin = model.origin(recipe)
+    recipe = data.local(recipe, display.line)
     data.check_sources(recipe)
     display.header(recipe.stage.kind)
     recipe = fit_context(recipe, origin, display)

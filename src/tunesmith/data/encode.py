@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import read, report as reports, store, workers
+from tunesmith.data import fill, read, report as reports, store, workers
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
@@ -85,6 +85,8 @@ def build(
     for source in sources:
         job = _job(source, config, make_encoder, key_parts, checks)
         say("data", f"{source.path}: {job.format}" + ("" if source.format else " (detected)"))
+        if open_places := fill.unfilled(source, job.format):
+            say("note", open_places)
         sets.append(_found_or_made(job, num_proc or workers.cores(), home / "store", say))
     dataset = store.concat(sets, reports.joined([one.report for one in sets]))
     reports.judge(dataset.report, config, unk=checks.unk_id is not None)
@@ -126,7 +128,7 @@ def _job(
     key_parts: Mapping[str, Any],
     checks: Checks,
 ) -> Job:
-    name = source.format or detect(source)
+    name = source.format or detect(source, checks.accepts)
     columns = source.columns or {}
     formats.check_columns(name, columns, source.path)
     made = formats.load(name).SAMPLE
@@ -144,8 +146,9 @@ def _job(
     return Job(source, name, config, make_encoder, checks.unk_id, files, key)
 
 
-def detect(source: Source) -> str:
-    """The format of a source, from its first rows.
+def detect(source: Source, accepts: Sequence[type] = ()) -> str:
+    """The format of a source, from its first rows and, where they can be read in several ways, from
+    the sample types that are accepted.
 
     Raises:
         DataError: D1xx, it can't be read, or no format fits.
@@ -154,7 +157,7 @@ def detect(source: Source) -> str:
     found = list(itertools.islice(read.rows(source.path, on_bad=bad.append), LOOK_AT))
     if not found:
         raise bad[0]
-    return formats.detect(found, source.columns)
+    return formats.detect(found, source.columns, accepts)
 
 
 # ---------------------------------------------------------------- find or make
@@ -258,7 +261,8 @@ def _rows(job: Job, unreadable: list[reports.Problem]) -> Iterator[Row]:
         whole=formats.load(job.format).WHOLE_FILES,
         on_bad=note,
     )
-    return (row._replace(file=number[row.file]) for row in found)
+    filled = (fill.filled(row, job.source.fill or {}) for row in found)
+    return (row._replace(file=number[row.file]) for row in filled)
 
 
 def _tasks(rows: Iterable[Row], path: Path, skip: Mapping[str, Any]) -> Iterator[Task]:
@@ -306,17 +310,23 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
     samples: list[Sample] = []
     for row in task.rows:
         try:
-            samples.append(_with_system(format.parse(row, columns, job.config), job.source.system))
-            kept.append(row)
+            made = formats.samples(format, row, columns, job.config)
         except DataError as error:
             problems.append(reports.Problem(int(row.file), row.line, error.code, error.what))
+            continue
+        if not made:
+            reason = f"the row holds nothing that {job.format} can use"
+            problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
+        samples += [_with_system(sample, job.source.system) for sample in made]
+        kept += [row] * len(made)
     items: list[store.Item] = []
     truncated = 0
     for row, sample, encoded in zip(kept, samples, encode(samples), strict=True):
         if encoded.problem or not encoded.examples:
             reason = encoded.problem or "nothing to train"
             place = int(row.file), row.line
-            problems.append(reports.Problem(*place, "D204", reason, encoded.policy))
+            if not problems or problems[-1][:2] != place:  # a row is one problem
+                problems.append(reports.Problem(*place, "D204", reason, encoded.policy))
             continue
         truncated += encoded.truncated
         items += _items(row, sample, encoded, job.source.weight)

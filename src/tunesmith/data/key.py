@@ -27,6 +27,7 @@ def store_key(source: Source, format: str, config: DataConfig, key_parts: Mappin
         "source_system": source.system,
         "weight": source.weight,
         "max_samples": source.max_samples,
+        "fill": dict(source.fill or {}),
         "max_length": config.max_length,
         "on_overlength": config.on_overlength,
         "system": config.system,

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import itertools
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from importlib.resources import files as resources
@@ -86,7 +87,10 @@ def locate(path: str | Path) -> Path:
         raise DataError("D101", f"no embedded data set is called `{spec}`", fix=fix)
     found = Path(path).expanduser()
     if not found.exists():
-        raise DataError("D101", "no such file or folder", where=spec, fix="check data.train[].path")
+        fix = "check data.train[].path"
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not kind_of(found):
+            fix += f"; a set of the hub is `hf:{spec}`"
+        raise DataError("D101", "no such file or folder", where=spec, fix=fix)
     return found
 
 

@@ -101,6 +101,9 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
     if not report["items"]:
         why = f"all {report['left_out']:,} are longer than data.max_length"
         fix = "check data.train, data.max_length and data.on_overlength"
+        if report["left_out"] and not any(p["code"] == "D204" for p in report["skipped"]):
+            why = f"all {report['left_out']:,} hold nothing that can be used"
+            fix = "check data.train and its format"
         why = why if report["left_out"] else ""
         raise DataError("D203", "there are no rows to train on", why=why, fix=fix)
     share = report["unknown"] / max(report["tokens"], 1)
@@ -139,8 +142,8 @@ def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
 
 
-def no_room(path: Path, error: OSError) -> RunError:
-    """R221: the store can't be written."""
-    what = f"the token store can't be written: {error.strerror or error}"
+def no_room(path: Path, error: OSError, thing: str = "the token store") -> RunError:
+    """R221: the store, or a copy of a data set, can't be written."""
+    what = f"{thing} can't be written: {error.strerror or error}"
     fix = "free space there, or set TUNESMITH_HOME to another disk"
     return RunError("R221", what, where=str(path), fix=fix)

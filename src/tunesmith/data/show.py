@@ -73,7 +73,8 @@ def roles(source: Source, format: str, config: DataConfig) -> dict[str, int]:
     )
     for row in found:
         try:
-            counts.update(_roles(module.parse(row, source.columns or {}, config)))
+            for sample in formats.samples(module, row, source.columns or {}, config):
+                counts.update(_roles(sample))
         except DataError:
             continue
     return dict(counts.most_common())

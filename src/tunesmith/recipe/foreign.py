@@ -54,6 +54,7 @@ TODAY: dict[str, str] = {
     "pref_loss": "stage.loss_type",
     # data
     "dataset": "data.train",
+    "dataset_dir": "data.dataset_info (a dataset_info.json, or its folder)",
     "datasets": "data.train",
     "dataset_path": "data.train",
     "train_file": "data.train",

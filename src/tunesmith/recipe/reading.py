@@ -22,7 +22,7 @@ PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
 """Sections whose Config class is found in the registry by `kind`."""
 
 # Values that may name a file or folder: looked up beside the recipe first, then here.
-PATHS = ("model.path", "model.tokenizer", "data.template")
+PATHS = ("model.path", "model.tokenizer", "data.template", "data.dataset_info")
 _TEMPLATE_FILES = (".jinja", ".toml")
 _DEFAULTS = {field.name: field for field in dataclasses.fields(Recipe)}
 
@@ -219,18 +219,27 @@ def _resolve_paths(root: Node) -> None:
         sources = data.value[key]
         for source in sources.value if sources.is_list else [sources]:
             if source.is_scalar:
-                _resolve(source)
+                _resolve(source, names=True)
             elif source.is_map and "path" in source.value:
-                _resolve(source.value["path"])
+                _resolve(source.value["path"], names=True)
 
 
-def _resolve(node: Node) -> None:
-    if not isinstance(node.value, str) or not node.value or ":" in node.value[2:]:
+def _resolve(node: Node, *, names: bool = False) -> None:
+    """One path; with `names` also that of a data set that a dataset_info.json beside it knows."""
+    if not isinstance(node.value, str) or not node.value:
         return
-    given = Path(node.value).expanduser()
+    name, colon, function = node.value.partition(".py:")  # rows of a function
+    name += ".py" if colon else ""
+    if ":" in name[2:]:
+        return
+    given = Path(name).expanduser()
     for folder in (node.place.folder, Path.cwd()):
-        if folder is not None and (folder / given).exists():
-            node.value, node.plain = str((folder / given).resolve()), False
+        if folder is None:
+            continue
+        told = names and (folder / given).parent.joinpath("dataset_info.json").is_file()
+        if told or (folder / given).exists():
+            found = str((folder / given).resolve())
+            node.value, node.plain = f"{found}:{function}" if colon else found, False
             return
 
 

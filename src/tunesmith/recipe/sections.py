@@ -44,7 +44,7 @@ class Source:
     """One data file, folder or set."""
 
     path: str
-    """File, folder, or `builtin:NAME`."""
+    """File, folder, `builtin:NAME`, `hf:ORG/NAME`, a data set's name, or `rows.py:function`."""
     format: str | None = None
     """Row format (a file of data/formats); default: detected from the first rows, and said."""
     columns: Mapping[str, str] | None = None
@@ -55,6 +55,14 @@ class Source:
     """System prompt for rows that have none; overrides data.system for this source."""
     max_samples: int | None = None
     """Use only the first so many rows."""
+    fill: Mapping[str, str] | None = None
+    """Texts for placeholders in the rows: {name: Ada} fills <NAME>, {{name}} and {{NAME}}."""
+    subset: str | None = None
+    """Hub sets: the configuration; default: the only one."""
+    split: str | None = None
+    """Hub sets: the split; default: train."""
+    revision: str | None = None
+    """Hub sets: branch, tag or commit; default: the newest when it is first fetched."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,10 @@ class DataConfig:
     """none: examples laid end to end, no padding; pack: best-fit bins of max_length."""
     shuffle: bool = True
     """Shuffle rows each epoch by (train.seed, epoch)."""
+    dataset_info: str | None = None
+    """A dataset_info.json (LLaMA-Factory's), or its folder: its names can be used as paths."""
+    cache_dir: str | None = None
+    """Hub cache directory for data sets; default: huggingface's own."""
     input_joiner: str = "\n"
     """Text between `instruction` and `input` of alpaca rows."""
     num_proc: int | None = None

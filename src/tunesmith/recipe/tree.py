@@ -105,7 +105,17 @@ EXCLUSIVE = {
     "model": (("path", "config"), ("tokenizer", "revision")),
     "data.eval": (
         ("path", "fraction", "count"),
-        ("format", "columns", "weight", "system", "max_samples"),
+        (
+            "format",
+            "columns",
+            "weight",
+            "system",
+            "max_samples",
+            "fill",
+            "subset",
+            "split",
+            "revision",
+        ),
     ),
 }
 

@@ -69,3 +69,25 @@ def test_alpaca_history_that_is_none(history, code):
 def test_alpaca_rows_that_are_bad(value, code, word):
     with pytest.raises(DataError, match=rf"{code}.*{word}(.|\n)*f.jsonl:7"):
         parse(value, name="alpaca")
+
+
+def test_a_conversation_in_the_instruction():
+    """BELLE's multi-turn rows."""
+    value = {
+        "instruction": "Human:a\nAssistant:b: c\nHuman:hi\n\nAssistant:",
+        "input": "",
+        "output": "yo",
+    }
+    turns = [("user", "a"), ("assistant", "b: c"), ("user", "hi"), ("assistant", "yo")]
+    assert said(parse(value)) == turns
+    assert said(parse({**value, "instruction": "Human: hi\nAssistant: "})) == turns[2:]
+    # What only speaks of such markers is no conversation.
+    for plain in ("Write Human: or Assistant:", "Human: hi", "Assistant:"):
+        assert said(parse({**value, "instruction": plain}))[0] == ("user", plain)
+    for bad, code in (
+        ("Human:a\nHuman:b\nAssistant:", "D123"),
+        ("Human:a\nAssistant:b\nAssistant:", "D123"),
+        ("Human:\nAssistant:", "D122"),
+    ):
+        with pytest.raises(DataError, match=rf"{code}(.|\n)*f.jsonl:7"):
+            parse({**value, "instruction": bad})

@@ -75,7 +75,7 @@ REAL = {
     "instruct/misc/dev1K.json": ("alpaca", 1000, 0),
     "instruct/misc/fastchat_dummy_conversation.json": ("sharegpt", 500, 0),
     "instruct/misc/rulai_enhance.json": ("prompt_completion", 107, 0),
-    "instruct/misc/seed_tasks.jsonl": "D120",
+    "instruct/misc/seed_tasks.jsonl": ("self_instruct", 175, 0),
     "preference/hh-rlhf": ("preference", 2312, 0),
     "text/chinese-poetry/yuanqu.json": "D120",
     "text/gutenberg": ("text", None, 0),
@@ -103,6 +103,6 @@ def test_real_files(shared_data, name):
 
 def _parsed(module, one):
     try:
-        return module.parse(one, {}, CONFIG)
+        return base.samples(module, one, {}, CONFIG)
     except DataError:
         return None

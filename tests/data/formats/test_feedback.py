@@ -33,3 +33,14 @@ def test_feedback():
         parse({"prompt": "hi", "completion": "yo"}, name="feedback")
     with pytest.raises(DataError, match="D121"):
         parse({"label": True}, name="feedback")
+
+
+def test_verdicts_on_alpaca_rows_and_as_words():
+    value = {"instruction": "hi", "input": "", "output": "yo", "kto_tag": True}
+    assert parse(value).desirable
+    assert parse({"instruction": "hi", "output": "yo", "label": False}).desirable is False
+    # Another label is just a column.
+    assert isinstance(parse({"instruction": "hi", "output": "yo", "label": "sport"}), Conversation)
+    assert parse({"prompt": "hi", "completion": "yo", "label": "False"}).desirable is False
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
+    assert parse({"conversations": turns, "kto_tag": True}).desirable

@@ -99,3 +99,31 @@ def test_openai_rows_that_are_bad():
     ):
         with pytest.raises(DataError, match=code):
             parse(value, name="openai")
+
+
+def test_the_older_function_call():
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "5"},
+        {"role": "assistant", "content": "yo"},
+    ]
+    sample = parse({"messages": turns})
+    assert sample.messages[1].parts == (ToolCall("f", "{}"),)
+    assert [message.role for message in sample.messages][2] == "tool"
+
+
+def test_null_is_absent():
+    """As a table has it, where some other row has the key."""
+    turn = {
+        "role": "assistant",
+        "content": "yo",
+        "reasoning_content": None,
+        "thinking": "hm",
+        "weight": None,
+        "loss_weight": 0.5,
+        "tool_calls": None,
+        "function_call": None,
+    }
+    sample = parse({"messages": [{"role": "user", "content": "hi"}, turn], "tools": None})
+    assert sample.messages[1] == Message("assistant", (Thinking("hm"), Text("yo")), 0.5)

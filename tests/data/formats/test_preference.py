@@ -20,6 +20,10 @@ def a(text):
     return {"role": "assistant", "content": text}
 
 
+def s(text):
+    return {"role": "system", "content": text}
+
+
 PAIRS = {
     "texts": {"prompt": "hi", "chosen": "yo", "rejected": "no"},
     "messages": {"prompt": [u("hi")], "chosen": [a("yo")], "rejected": [a("no")]},
@@ -41,6 +45,12 @@ PAIRS = {
         "rejected": "\n\nHuman: hi\n\nAssistant: no",
     },
     "alpaca": {"instruction": "hi", "input": "", "output": ["yo", "no", "third"]},
+    "two answer columns": {"question": "hi", "response_j": "yo", "response_k": "no"},
+    "system in the answers": {
+        "prompt": "hi",
+        "chosen": [s("kind"), u("hi"), a("yo")],
+        "rejected": [s("kind"), u("hi"), a("no")],
+    },
     "alpaca columns": {"instruction": "hi", "chosen": "yo", "rejected": "no"},
 }
 
@@ -50,7 +60,7 @@ def test_preference_layouts_are_one(layout):
     assert base.detect([row(PAIRS[layout])]) == "preference"
     sample = parse(PAIRS[layout])
     assert isinstance(sample, Preference)
-    assert said(sample.prompt) == [("user", "hi")]
+    assert [turn for turn in said(sample.prompt) if turn[0] != "system"] == [("user", "hi")]
     assert said(sample.chosen) == [("assistant", "yo")]
     assert said(sample.rejected) == [("assistant", "no")]
 

@@ -25,3 +25,8 @@ def test_document():
     assert parse("a\nb", name="document") == Document("a\nb")
     with pytest.raises(DataError, match="D122"):
         parse({"text": "a"}, name="document")
+
+
+def test_a_completion_alone_is_text():
+    """As in Wikipedia sets for pretraining."""
+    assert parse({"completion": "a", "source": "b"}) == Document("a")

@@ -2,6 +2,8 @@
 
 History is read both ways it is found in the wild: a flat list of alternating turns
 (`["u1", "a1", …]`) and a list of pairs (`[["u1", "a1"], …]`).
+An instruction that is a conversation, `Human: … Assistant: … Human: … Assistant:` (BELLE), is
+read as one.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.formats import base
+from tunesmith.data.formats import _transcript, base
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Conversation, Message
@@ -26,8 +28,19 @@ WHOLE_FILES = False
 
 
 def detect(rows: Sequence[Row]) -> bool:
-    """`instruction` and one `output`."""
-    return base.most(rows, lambda v: "instruction" in v and isinstance(_get(v, "output"), str))
+    """`instruction` and one `output`, without a verdict on it."""
+    return base.most(rows, lambda v: looks_like(v) and not has_verdict(v))
+
+
+def looks_like(value: Mapping[str, Any]) -> bool:
+    """Whether there is an instruction and one answer."""
+    output = base.column(ROLES, value, "output")
+    return "instruction" in value and output is not None and isinstance(value[output], str)
+
+
+def has_verdict(value: Mapping[str, Any]) -> bool:
+    """Whether the answer is judged: then the row is feedback. Other labels are just columns."""
+    return "kto_tag" in value or isinstance(value.get("label"), bool)
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
@@ -47,14 +60,16 @@ def prompt(row: Row, columns: base.Columns, config: DataConfig) -> tuple[Message
     value = base.row_object(row)
     name = column_name(row, columns, "instruction")
     instruction = base.text(row, value[name], name, empty=True)
-    extra = base.optional_text(row, _mapped(value, columns, "input"), "input")
+    extra = base.optional_text(row, _value(value, columns, "input"), "input")
     question = f"{instruction}{config.input_joiner}{extra}" if instruction and extra else ""
     question = question or instruction or extra
     if not question.strip():
         base.bad(row, "D122", f"`{name}` is empty")
-    system = base.optional_text(row, _mapped(value, columns, "system"), "system")
+    system = base.optional_text(row, _value(value, columns, "system"), "system")
     head = (Message.of("system", system),) if system else ()
-    past = history(row, _mapped(value, columns, "history"))
+    past = history(row, _value(value, columns, "history"))
+    if not extra and _transcript.is_belle(instruction):
+        return (*head, *past, *_transcript.belle(row, instruction, name))
     return (*head, *past, Message.of("user", question))
 
 
@@ -89,16 +104,12 @@ def column_name(row: Row, columns: base.Columns, role: str) -> str:
         DataError: D121, it has not.
     """
     value = base.row_object(row)
-    name = columns.get(role) or base.column(ROLES, value, role)
-    if name is None or name not in value:
-        base.missing(row, name or role)
+    name = base.column(ROLES, value, role, columns)
+    if name is None:
+        base.missing(row, columns.get(role) or role)
     return name
 
 
-def _get(value: Mapping[str, Any], role: str) -> Any:
-    name = base.column(ROLES, value, role)
+def _value(value: Mapping[str, Any], columns: base.Columns, role: str) -> Any:
+    name = base.column(ROLES, value, role, columns)
     return None if name is None else value[name]
-
-
-def _mapped(value: Mapping[str, Any], columns: base.Columns, role: str) -> Any:
-    return value.get(columns[role]) if role in columns else _get(value, role)

@@ -6,7 +6,7 @@ A format is a module of this folder:
     SAMPLE       type of sample its rows become
     WHOLE_FILES  whether a plain-text file is one row
     detect(rows) whether most of these rows are in this format
-    parse(row, columns, config) → Sample
+    parse(row, columns, config) → a Sample, or a tuple of them where a row holds several or none
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from functools import cache
 from typing import Any, NoReturn, Protocol
 
 from tunesmith import registry
+from tunesmith.data.formats import _tags, _unknown
 from tunesmith.data.json_rows import Row
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Sample
 
 Columns = Mapping[str, str]
-"""Column names by role, as the user mapped them."""
+"""Column names by role, as the user mapped them; an empty name says there is no such column."""
 
 
 class Format(Protocol):
@@ -31,7 +32,9 @@ class Format(Protocol):
     WHOLE_FILES: bool
 
     def detect(self, rows: Sequence[Row]) -> bool: ...
-    def parse(self, row: Row, columns: Columns, config: DataConfig) -> Sample: ...
+    def parse(
+        self, row: Row, columns: Columns, config: DataConfig
+    ) -> Sample | tuple[Sample, ...]: ...
 
 
 @cache
@@ -44,12 +47,26 @@ def load(name: str) -> Format:
     return registry.load("formats", name)
 
 
-def detect(rows: Sequence[Row], columns: Columns | None = None) -> str:
+def samples(format: Format, row: Row, columns: Columns, config: DataConfig) -> tuple[Sample, ...]:
+    """What a row holds: usually one sample; several (a tree of messages), or none.
+
+    Raises:
+        DataError: D121 to D124, the row is bad.
+    """
+    made = format.parse(row, columns, config)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def detect(
+    rows: Sequence[Row], columns: Columns | None = None, accepts: Sequence[type] = ()
+) -> str:
     """The name of the format that most of these first rows are in.
 
     Args:
         rows: The first rows of a source, at least one.
         columns: The user's column names by role, if any.
+        accepts: Sample types the stage trains on, the most fitting first: they decide where rows
+            can be read in several ways (a tree of messages as conversations or as pairs).
 
     Raises:
         DataError: D120, none fits, or several do.
@@ -57,6 +74,10 @@ def detect(rows: Sequence[Row], columns: Columns | None = None) -> str:
     if columns:
         rows = [renamed(row, columns) for row in rows]
     fitting = [name for name in registry.names("formats") if load(name).detect(rows)]
+    for kind in accepts if len(fitting) > 1 else ():
+        if of_kind := [name for name in fitting if issubclass(load(name).SAMPLE, kind)]:
+            fitting = of_kind
+            break
     if len(fitting) == 1:
         return fitting[0]
     first = rows[0]
@@ -65,17 +86,20 @@ def detect(rows: Sequence[Row], columns: Columns | None = None) -> str:
         fix = f"set format: to one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
-        fix = "map the columns, e.g. columns: {prompt: q, completion: a}, or set format:"
+        fix = _unknown.fix(first.value)
         what = f"no format fits these rows ({found or 'plain text'})"
     raise DataError("D120", what, where=first.where, fix=fix)
 
 
 def renamed(row: Row, columns: Columns) -> Row:
-    """The row with the user's columns under the names of their roles."""
+    """The row with the user's columns under the names of their roles, and turns with the keys and
+    speakers the user named under the usual ones."""
     if isinstance(row.value, str):
         return row
-    back = {column: role for role, column in columns.items()}
-    kept = {name: v for name, v in row.value.items() if name in back or name not in columns}
+    value = _tags.standard(row.value, columns)
+    mapped = {role: column for role, column in columns.items() if role not in _tags.NAMES}
+    back = {column: role for role, column in mapped.items() if column}
+    kept = {name: v for name, v in value.items() if name in back or name not in mapped}
     return row._replace(value={back.get(name, name): v for name, v in kept.items()})
 
 
@@ -100,10 +124,22 @@ def check_columns(name: str, columns: Columns, where: str) -> None:
             raise DataError("D125", f"the format {name} has no role `{role}`", where=where, fix=fix)
 
 
-def column(roles: Mapping[str, tuple[str, ...]], value: Mapping[str, Any], role: str) -> str | None:
-    """The name under which a role's column stands in this row; None if it is not there."""
+def column(
+    roles: Mapping[str, tuple[str, ...]],
+    value: Mapping[str, Any],
+    role: str,
+    columns: Columns | None = None,
+) -> str | None:
+    """The name under which a role's column stands in this row; None if it is not there.
+
+    What the user mapped to one role is no other role's column, whatever its name.
+    """
+    columns = columns or {}
+    if role in columns:
+        return columns[role] if columns[role] in value else None
+    taken = set(columns.values())
     for name in (role, *roles[role]):
-        if name in value:
+        if name in value and name not in taken:
             return name
     return None
 

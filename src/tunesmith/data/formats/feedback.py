@@ -1,18 +1,27 @@
-"""Conversations with a verdict: `label` true (desirable) or false, beside messages or a pair."""
+"""Conversations with a verdict: `label` true (desirable) or false, beside messages, a pair of
+columns or an Alpaca row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.formats import base, openai, prompt_completion, sharegpt
+from tunesmith.data.formats import alpaca, base, openai, prompt_completion, sharegpt
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Feedback
 
-ROLES = {"label": ("label", "kto_tag"), **openai.ROLES, **prompt_completion.ROLES}
+ROLES = {
+    "label": ("label", "kto_tag"),
+    **alpaca.ROLES,
+    **prompt_completion.ROLES,
+    **openai.ROLES,
+    **sharegpt.ROLES,
+}
 SAMPLE = Feedback
 WHOLE_FILES = False
+WORDS = {"true": True, "false": False}
+"""Verdicts as a CSV file has them."""
 
 
 def detect(rows: Sequence[Row]) -> bool:
@@ -27,8 +36,9 @@ def _reader(value: Mapping[str, Any]) -> Any:
         return openai
     if sharegpt.looks_like(value):
         return sharegpt
-    pair = {"prompt", "completion"}
-    return prompt_completion if pair <= set(value) else None
+    if alpaca.looks_like(value):
+        return alpaca if alpaca.has_verdict(value) else None
+    return prompt_completion if {"prompt", "completion"} <= set(value) else None
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Feedback:
@@ -42,9 +52,12 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Feedback:
     name = base.column(ROLES, value, "label")
     if name is None:
         base.missing(row, "label")
-    if not isinstance(value[name], bool):
-        base.bad(row, "D122", f"`{name}` is {base.kind(value[name])}, not true or false")
-    reader = _reader(value)
+    verdict = value[name]
+    if isinstance(verdict, str):
+        verdict = WORDS.get(verdict.strip().lower(), verdict)
+    if not isinstance(verdict, bool):
+        base.bad(row, "D122", f"`{name}` is {base.kind(verdict)}, not true or false")
+    reader = _reader({**value, name: verdict})
     if reader is None:
         base.missing(row, "messages")
-    return Feedback(reader.parse(row, {}, config), value[name])
+    return Feedback(reader.parse(row, {}, config), verdict)

@@ -34,8 +34,8 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios", "image_url", "
 
 
 def detect(rows: Sequence[Row]) -> bool:
-    """A list of messages with `role`, without `chosen` or `label`."""
-    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label"} & set(v))
+    """A list of messages with `role`, without `chosen` or a verdict."""
+    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label", "kto_tag"} & set(v))
 
 
 def looks_like(value: Mapping[str, Any]) -> bool:
@@ -57,9 +57,9 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
     """
     value = base.row_object(row)
     no_media(row, value)
-    name = columns.get("messages") or base.column(ROLES, value, "messages")
-    if name is None or name not in value:
-        base.missing(row, name or "messages")
+    name = base.column(ROLES, value, "messages", columns)
+    if name is None:
+        base.missing(row, columns.get("messages") or "messages")
     found = messages(row, value[name], name)
     return with_tools_and_system(row, found, columns, ROLES)
 
@@ -72,7 +72,7 @@ def with_tools_and_system(
 ) -> Conversation:
     """Joins what stands in columns beside the messages."""
     value = base.row_object(row)
-    at = {role: columns.get(role) or base.column(roles, value, role) for role in roles}
+    at = {role: base.column(roles, value, role, columns) for role in ("system", "tools")}
     system = base.optional_text(row, value.get(at["system"] or ""), "system")
     if system and not any(message.role == "system" for message in found):
         found = (Message.of("system", system), *found)
@@ -106,14 +106,16 @@ def _message(row: Row, turn: Any, name: str) -> Message:
         what = f"`{name}` has the unknown role `{turn['role']}`"
         base.bad(row, "D123", what, f"known: {', '.join(SPEAKERS)}")
     parts: list[Part] = []
-    reasoning = turn.get("reasoning_content", turn.get("thinking"))
+    # Null is absent: columns of tables have every key that any of their rows has.
+    reasoning = turn.get("reasoning_content") or turn.get("thinking")
     if reasoning:
         parts.append(Thinking(base.text(row, reasoning, f"{name}.reasoning_content")))
     parts += _content(row, turn.get("content"), name)
-    parts += tool_calls(row, turn.get("tool_calls"), name)
+    older = [turn["function_call"]] if turn.get("function_call") else None  # before tool_calls
+    parts += tool_calls(row, turn.get("tool_calls") or older, name)
     if not any(not isinstance(part, Text) or part.text for part in parts) and role != "system":
         base.bad(row, "D122", f"`{name}` is empty")
-    weight = turn.get("weight", turn.get("loss_weight"))
+    weight = turn["weight"] if turn.get("weight") is not None else turn.get("loss_weight")
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
         base.bad(row, "D122", f"`{name}.weight` is {base.kind(weight)}, not a number")
     if weight is not None and weight < 0:

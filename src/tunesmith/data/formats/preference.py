@@ -4,6 +4,7 @@ prompt, chosen, rejected             texts, or lists of messages
 chosen, rejected                     whole conversations; what they share is the prompt
 conversations, chosen, rejected      ShareGPT's turns
 chosen_messages, rejected_messages   whole conversations
+question, response_j, response_k     a question and two answer columns
 instruction, input, output: [a, b]   Alpaca's; the first is the better, a third is not used
 """
 
@@ -12,24 +13,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.formats import alpaca, base, openai, sharegpt
+from tunesmith.data.formats import _tags, _transcript, alpaca, base, openai, sharegpt
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Conversation, Message, Preference
 
 ROLES = {
     "prompt": ("prompt", "question", "query", "messages", "conversations", "instruction"),
-    "chosen": ("chosen", "chosen_messages"),
-    "rejected": ("rejected", "rejected_messages"),
+    "instruction": ("instruction",),
+    "chosen": ("chosen", "chosen_messages", "chosen_response", "answer_chosen", "response_j"),
+    "rejected": (
+        "rejected",
+        "rejected_messages",
+        "rejected_response",
+        "answer_rejected",
+        "response_k",
+    ),
     "input": ("input",),
     "output": ("output",),
     "history": ("history",),
     "system": ("system", "system_prompt"),
     "tools": ("tools",),
+    **_tags.ROLES,
 }
 SAMPLE = Preference
 WHOLE_FILES = False
-HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
 
 
 def detect(rows: Sequence[Row]) -> bool:
@@ -62,7 +70,8 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Preference:
     given = _prompt(row, value, config)
     chosen, rejected = (_answers(row, value[name], name, not given) for name in names)
     messages, chosen, rejected = _split(row, given, chosen, rejected)
-    system = base.optional_text(row, value.get("system"), "system")
+    at = base.column(ROLES, value, "system")
+    system = base.optional_text(row, value[at] if at else None, "system")
     if system and not any(message.role == "system" for message in messages):
         messages = (Message.of("system", system), *messages)
     tools = openai.tools(row, value.get("tools"))
@@ -89,16 +98,17 @@ def _prompt(row: Row, value: Mapping[str, Any], config: DataConfig) -> tuple[Mes
     if isinstance(value[name], list):
         return (*past, *_messages(row, value[name], name))
     text = base.text(row, value[name], name)
-    if HUMAN in text:
-        return _transcript(row, text.removesuffix(ASSISTANT.rstrip()).rstrip(), name)
+    if _transcript.HUMAN in text:
+        asked = text.removesuffix(_transcript.ASSISTANT.rstrip()).rstrip()
+        return _transcript.hh(row, asked, name)
     return (*past, Message.of("user", text))
 
 
 def _answers(row: Row, value: Any, name: str, whole: bool) -> tuple[Message, ...]:
     if isinstance(value, str):
         text = base.text(row, value, name)
-        if HUMAN in text:
-            return _transcript(row, text, name)
+        if _transcript.HUMAN in text:
+            return _transcript.hh(row, text, name)
         if whole:
             base.missing(row, "prompt")
         return (Message.of("assistant", text),)
@@ -113,24 +123,11 @@ def _messages(row: Row, value: Any, name: str) -> tuple[Message, ...]:
     return openai.messages(row, value, name)
 
 
-def _transcript(row: Row, text: str, name: str) -> tuple[Message, ...]:
-    """Anthropic's HH layout: `\\n\\nHuman: …\\n\\nAssistant: …` in one string."""
-    head, *blocks = text.split(HUMAN)
-    if head.strip():
-        base.bad(row, "D123", f"`{name}` does not begin with `Human:`")
-    messages: list[Message] = []
-    for block in blocks:
-        question, *answers = block.split(ASSISTANT)
-        messages.append(Message.of("user", question))
-        messages += [Message.of("assistant", answer) for answer in answers]
-    return tuple(messages)
-
-
 def _split(
     row: Row, given: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], ...]:
     """(prompt, chosen, rejected): the prompt is what is given, or what both begin with."""
-    if given and chosen[: len(given)] == given and rejected[: len(given)] == given:
+    if given and all(_without_system(side)[: len(given)] == given for side in (chosen, rejected)):
         given = ()  # the continuations repeat the prompt
     if given:
         return given, chosen, rejected
@@ -143,3 +140,7 @@ def _split(
     if not shared:
         base.bad(row, "D123", "`chosen` and `rejected` share no prompt")
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return messages[1:] if messages and messages[0].role == "system" else messages

@@ -34,7 +34,7 @@ PAIRS = (
     ("input", "target"),
     ("input", "output"),
 )
-OTHERS = {"instruction", "messages", "conversations", "chosen", "label"}
+OTHERS = {"instruction", "messages", "conversations", "chosen", "label", "kto_tag"}
 
 
 def detect(rows: Sequence[Row]) -> bool:
@@ -53,8 +53,7 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
         DataError: D121, D122, D123.
     """
     value = base.row_object(row)
-    pair = _pair(value) or ("prompt", "completion")
-    names = columns.get("prompt", pair[0]), columns.get("completion", pair[1])
+    names = _names(value, columns)
     for name in names:
         if name not in value:
             base.missing(row, name)
@@ -81,11 +80,22 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
     return Conversation(tuple(messages))
 
 
+def _names(value: Mapping[str, Any], columns: base.Columns) -> tuple[str, str]:
+    """Question and answer: a usual pair, or what the user named and what else is there."""
+    if not {"prompt", "completion"} & set(columns):
+        return _pair(value) or ("prompt", "completion")
+    found = [
+        base.column(ROLES, value, role, columns) or columns.get(role) or role
+        for role in ("prompt", "completion")
+    ]
+    return found[0], found[1]
+
+
 def _system(value: Mapping[str, Any], columns: base.Columns) -> Any:
-    if "system" in columns:
-        return value.get(columns["system"])
-    name = base.column(ROLES, value, "system")
+    name = base.column(ROLES, value, "system", columns)
     if name is not None:
         return value[name]
+    if "system" in columns:
+        return None
     context = value.get("context")  # PaddleNLP: template variables, `system` among them
     return context.get("system") if isinstance(context, dict) else None

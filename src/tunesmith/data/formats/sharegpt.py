@@ -1,11 +1,14 @@
-"""Conversations as lists of {from, value}: ShareGPT's format, with function calls and tools."""
+"""Conversations as lists of {from, value}: ShareGPT's format, with function calls and tools.
+
+Other keys and speakers are named by roles: columns: {role_tag: speaker, user_tag: Customer, …}.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.formats import base, openai
+from tunesmith.data.formats import _tags, base, openai
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Conversation, Message, Role
@@ -14,6 +17,7 @@ ROLES = {
     "messages": ("conversations", "conversation", "messages"),
     "tools": ("tools", "functions"),
     "system": ("system", "system_prompt"),
+    **_tags.ROLES,
 }
 SAMPLE = Conversation
 WHOLE_FILES = False
@@ -33,8 +37,8 @@ CALLS = ("function_call", "tool_call")
 
 
 def detect(rows: Sequence[Row]) -> bool:
-    """A list of turns with `from`, without `chosen` or `label`."""
-    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label"} & set(v))
+    """A list of turns with `from`, without `chosen` or a verdict."""
+    return base.most(rows, lambda v: looks_like(v) and not {"chosen", "label", "kto_tag"} & set(v))
 
 
 def looks_like(value: Mapping[str, Any]) -> bool:
@@ -54,11 +58,13 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
     Raises:
         DataError: D121, D122, D123; D124, images, sound or video.
     """
+    if set(columns) & set(_tags.NAMES):
+        row, columns = base.renamed(row, columns), {}
     value = base.row_object(row)
     openai.no_media(row, value)
-    name = columns.get("messages") or base.column(ROLES, value, "messages")
-    if name is None or name not in value:
-        base.missing(row, name or "conversations")
+    name = base.column(ROLES, value, "messages", columns)
+    if name is None:
+        base.missing(row, columns.get("messages") or "conversations")
     return openai.with_tools_and_system(row, turns(row, value[name], name), columns, ROLES)
 
 

@@ -9,10 +9,10 @@ from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Document
 
-ROLES = {"text": ("text", "content", "raw_content")}
+ROLES = {"text": ("text", "content", "raw_content", "completion")}
 SAMPLE = Document
 WHOLE_FILES = False
-OTHERS = {"messages", "conversations", "instruction", "prompt", "summary", "chosen"}
+OTHERS = {"messages", "conversations", "instruction", "prompt", "summary", "chosen", "parent_id"}
 
 
 def detect(rows: Sequence[Row]) -> bool:
@@ -30,9 +30,9 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Document:
     """
     if isinstance(row.value, str):
         return Document(row.value)
-    name = columns.get("text") or base.column(ROLES, row.value, "text")
-    if name is None or name not in row.value:
-        base.missing(row, name or "text")
+    name = base.column(ROLES, row.value, "text", columns)
+    if name is None:
+        base.missing(row, columns.get("text") or "text")
     value = row.value[name]
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
         value = "\n".join(value)
