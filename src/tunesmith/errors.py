@@ -92,6 +92,14 @@ class RunError(TunesmithError, RuntimeError):
     exit_code = 1
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends work at once; nothing is lost but what was not yet saved."""
+
+    def __init__(self, exit_code: int):
+        super().__init__()
+        self.exit_code = exit_code
+
+
 class GateFailed(TunesmithError, RuntimeError):
     exit_code = 6
 

@@ -47,7 +47,8 @@ def describe(found: dict[str, Any]) -> str:
     if found["seconds"] is not None:
         rate = output.count(found["tokens_per_second"])
         lines.append(f"time    {output.duration(found['seconds'])} at {rate} tokens/s")
-    lines += [f"cheaper {v['change']} → {v['total_gb']:.2f} GB" for v in found["variants"]]
+    cheaper = [v for v in found["variants"] if v["total_gb"] < found["total_gb"] - 0.005]
+    lines += [f"cheaper {v['change']} → {v['total_gb']:.2f} GB" for v in cheaper]
     fits = [f"{size} GB {'yes' if ok else 'no'}" for size, ok in found["devices_gb"].items()]
     lines.append(f"fits on {' · '.join(fits)}")
     return "\n".join(lines)

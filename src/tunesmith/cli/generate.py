@@ -49,17 +49,19 @@ def command(
         raise ConfigError(
             "C213", "say what to answer: -p or --input, one of the two", where="command line"
         )
-    if input is None:
-        text = sys.stdin.read() if prompt == "-" else str(prompt)
-        voice = Voice.load(model, sampling or {})
-        question = Question(text, (Message.of("user", text),))
-        _one(voice, question, question.ids(voice, raw, system), json)
-        return
     if output_ is not None and output_.exists():
         raise ConfigError("C212", f"{output_} is there already", fix="choose another file")
-    questions = list(read(input, raw))
+    if input is None:
+        text = sys.stdin.read() if prompt == "-" else str(prompt)
+        questions = [Question(text, (Message.of("user", text),))]
+    else:
+        questions = list(read(input, raw))
     voice = Voice.load(model, sampling or {})
-    _many(voice, questions, [q.ids(voice, raw, system) for q in questions], output_)
+    ids = [question.ids(voice, raw, system) for question in questions]
+    if input is None and output_ is None:
+        _one(voice, questions[0], ids[0], json)
+    else:
+        _many(voice, questions, ids, output_)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import traceback
 from typing import NamedTuple
 
 from tunesmith import __version__
-from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.errors import ConfigError, EnvironmentFault, Interrupted, TunesmithError
 
 
 class Verb(NamedTuple):
@@ -77,12 +77,21 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, Interrupted) else 130
     except BrokenPipeError:  # `tunesmith runs | head`: nobody reads on, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        if error.filename is None:
+            _report_unexpected(error, words)
+            return 1
+        fault = _unusable_file(error)
+        print(fault, file=sys.stderr)
+        return fault.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -114,6 +123,16 @@ def _run(words: list[str]) -> int:
 def usage() -> str:
     """What `tunesmith --help` prints."""
     return USAGE.format(verbs="\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items()))
+
+
+def _unusable_file(error: OSError) -> EnvironmentFault:
+    """A file or folder that was named and can't be read or written."""
+    return EnvironmentFault(
+        "E111",
+        f"{error.strerror or error}: {error.filename}",
+        why="the file or folder can't be read or written",
+        fix="check the name, that its folder exists, and your rights to it",
+    )
 
 
 def _unknown_verb(name: str) -> ConfigError:

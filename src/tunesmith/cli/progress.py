@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shlex
 import sys
 from typing import Any
 
@@ -61,7 +62,7 @@ class Terminal(Display):
         path = summary["path"]
         if summary["state"] == "stopped":
             output.log(f"stopped at step {summary['step']}, saved · go on with:")
-            output.log(f"        tunesmith resume {path.name}")
+            output.log(f"        tunesmith resume {shlex.quote(path.name)}")
             return
         parts = ["done"]
         if summary.get("last_eval") is not None:
@@ -69,9 +70,12 @@ class Terminal(Display):
         if summary.get("best_step") is not None:
             parts.append(f"best at step {summary['best_step']}")
         output.log(" · ".join([*parts, f"saved {path}/final"]))
-        if not (path / "final" / "score.safetensors").is_file():  # a reward model does not talk
-            talk = f"tunesmith chat {path.name} --compare base"
-            output.log(f"next    {talk} | tunesmith merge {path.name} -o DIR")
+        final, name = path / "final", shlex.quote(path.name)
+        if (final / "score.safetensors").is_file():
+            return  # a reward model does not talk
+        merge = f" | tunesmith merge {name} -o DIR"
+        adapter = (final / "adapter_config.json").is_file()
+        output.log(f"next    tunesmith chat {name} --compare base{merge if adapter else ''}")
 
 
 class JsonLines(Display):

@@ -15,6 +15,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.recipe.sections import Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
+from tunesmith.training import schedule
 from tunesmith.types import Parts, Stage
 
 if TYPE_CHECKING:
@@ -120,11 +121,43 @@ def check_sources(recipe: Recipe) -> None:
             where="data.train",
             fix="set data.train=FILE (json, jsonl, csv, txt or a folder)",
         )
+    for source in recipe.data.train:
+        if not source.weight > 0:
+            raise ConfigError(
+                "C187",
+                f"the weight of {source.path} is {source.weight}: nothing of it would be trained",
+                where="data.train[].weight",
+                fix="leave the source out, or give it a weight above 0",
+            )
+    if not recipe.data.eval and recipe.eval.load_best_model_at_end:
+        raise ConfigError(
+            "C189",
+            "eval.load_best_model_at_end needs evaluations, and data.eval names no data",
+            where="eval.load_best_model_at_end",
+            fix="set data.eval to a file, {count: N} or {fraction: F}",
+        )
     named = [*recipe.data.train]
     if isinstance(recipe.data.eval, tuple):
         named += recipe.data.eval
     for source in named:
         read.locate(source.path)
+
+
+def notes(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Settings of the schedule that will not do what they seem to."""
+    plan = train_loader(recipe, dataset, rank=0, world=1, padded=False)
+    total = plan.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
+    optim, found = recipe.optim, []
+    warmup = schedule.length(optim.warmup_steps, total)
+    if warmup >= total:
+        said = f"the warm-up of {warmup:,} steps is as long as the run of {total:,}"
+        found.append(f"{said}: the learning rate never reaches {optim.learning_rate:g}")
+    if (
+        optim.lr_scheduler_type == "wsd"
+        and warmup + schedule.length(optim.decay_steps, total) > total
+    ):
+        found.append("optim.warmup_steps and decay_steps together are longer than the run")
+    return found
 
 
 def datasets(

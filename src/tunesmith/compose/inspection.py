@@ -44,9 +44,11 @@ def _conversations(sample: Any) -> list[Conversation]:
 
 
 def _joined(encoded: list[Encoded]) -> Encoded:
-    problem = next((one.problem for one in encoded if one.problem), "")
-    if problem:
-        return Encoded(problem=problem)
+    """One result of a row's parts; that of a single part is left as it is, for a run that trains on
+    such rows finds it in the same store."""
+    problem = next((one for one in encoded if one.problem), None)
+    if problem is not None:
+        return problem
     examples = tuple(example for one in encoded for example in one.examples)
     return Encoded(examples, sum(one.truncated for one in encoded))
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import resource
-import signal
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import __version__, platform, recipe as recipes
-from tunesmith.compose import artefacts, build, data, memory, model
+from tunesmith import platform, recipe as recipes
+from tunesmith.compose import artefacts, build, data, memory, model, stopping
 from tunesmith.compose.display import Display
-from tunesmith.errors import ConfigError, RunError, TunesmithError
+from tunesmith.errors import ConfigError, RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
 from tunesmith.types import Stage
-
-EXIT_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
 def train(recipe: Recipe, *, display: Display | None = None, text: str | None = None) -> RunDir:
@@ -85,6 +78,7 @@ def resume(
             where=written,
             fix="start a new run (model.path=run:… continues from its weights)",
         )
+    check_reports(recipe)
     info = directory.info()
     if info["state"] == "done" and not overrides:
         raise RunError(
@@ -107,10 +101,13 @@ class Ready:
     stage: Stage
     train_set: Any
     eval_set: Any
+    memory_gb: float
+    """Peak memory it will need."""
 
 
 def prepare(recipe: Recipe, display: Display) -> Ready:
-    """Finds the model, checks the stage, encodes the data; reads no weights, writes no run.
+    """Finds the model, checks stage, tuner and memory, encodes the data; reads no weights, writes
+    no run.
 
     Raises:
         TunesmithError: whatever is wrong with recipe, model or data.
@@ -125,22 +122,27 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     stage.check(recipe)
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
     display.line("data", artefacts.describe_data(train_set, eval_set))
-    return Ready(recipe, origin, stage, train_set, eval_set)
+    for note in data.notes(recipe, train_set):
+        display.line("note", note)
+    need = memory.check_fits(
+        recipe, origin, platform.choose_dtype(recipe.train.dtype), train_set
+    )  # puts the tuner on a model without weights: what it refuses is told here
+    return Ready(recipe, origin, stage, train_set, eval_set, need.total)
 
 
 def _execute(ready: Ready, directory: RunDir, display: Display, *, resuming: bool) -> RunDir:
-    with directory.lock(), _recorded(directory):
+    with directory.lock(), stopping.graceful() as stop, stopping.recorded(directory, stop):
         display.line("run", str(directory.path))
         artefacts.write_report(directory, ready.train_set, ready.eval_set)
         run = _build(ready, directory, display, resuming=resuming)
         from tunesmith.training.loop import fit
 
-        with _graceful_stop(run):
-            run.log.start_clock()
-            if run.step == 0 and run.eval_loader is not None:
-                run.evaluate()
-            if not run.finished:
-                fit(run)
+        stop.run = run
+        run.log.start_clock()
+        if run.step == 0 and run.eval_loader is not None:
+            run.check_metric(run.evaluate())
+        if not run.finished:
+            fit(run)
         _finish(run, ready.origin, display)
     return directory
 
@@ -155,13 +157,11 @@ def _build(ready: Ready, directory: RunDir, display: Display, *, resuming: bool)
     decode = ready.stage.template.tokenizer.decode
     display.example(*artefacts.first_example(ready.train_set), decode)
     recipe, origin = ready.recipe, ready.origin
-    dtype = platform.choose_dtype(recipe.train.dtype)
-    need = memory.check_fits(recipe, origin, dtype, ready.train_set)
-    directory.update(estimated_memory_gb=round(need.total, 3))
+    directory.update(estimated_memory_gb=round(ready.memory_gb, 3))
     sets = ready.train_set, ready.eval_set
     run = build.build_run(recipe, origin, directory, ready.stage, sets, display)
     checkpoint.check_space(directory.path, run.trainable().values())
-    display.line("plan", describe_plan(run, need.total))
+    display.line("plan", describe_plan(run, ready.memory_gb))
     run.stage.prepare(run, lambda text: display.line("stage", text))
     if saved is not None:
         run.restore(saved)
@@ -215,45 +215,6 @@ def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:
     return dataclasses.replace(recipe, data=shorter)
 
 
-@contextmanager
-def _recorded(directory: RunDir) -> Iterator[None]:
-    """Keeps run.json true: running, then failed with its error; done and stopped are set by
-    `_finish`."""
-    directory.update(
-        state="running", pid=os.getpid(), error=None, exit_code=None, tunesmith=__version__
-    )
-    try:
-        yield
-    except BaseException as error:
-        code = error.exit_code if isinstance(error, TunesmithError) else 1
-        with (directory.path / "log.txt").open("a") as log:
-            log.write("".join(traceback.format_exception(error)))
-        directory.update(state="failed", error=str(error) or type(error).__name__, exit_code=code)
-        raise
-
-
-@contextmanager
-def _graceful_stop(run: Any) -> Iterator[None]:
-    """First SIGINT, SIGTERM or SIGHUP: finish the step and save. Second: stop now."""
-
-    def handle(number: int, frame: Any) -> None:
-        if run.stop_signal is not None:
-            raise KeyboardInterrupt
-        run.stop_signal = number
-
-    try:
-        # A signal that is ignored stays ignored: under nohup a closed terminal must not stop a run.
-        heeded = [n for n in EXIT_OF_SIGNAL if signal.getsignal(n) != signal.SIG_IGN]
-        previous = {number: signal.signal(number, handle) for number in heeded}
-    except ValueError:  # not the main thread: nobody can send us signals here
-        previous = {}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _finish(run: Any, origin: Any, display: Display) -> None:
     """Writes curves, and final/ when all steps are done; else records the stop."""
     from tunesmith.training import checkpoint, plot
@@ -264,11 +225,15 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
         reporter.close()
     facts = {"step": run.step, "total_steps": run.total_steps, "peak_memory_gb": peak_memory_gb()}
     if run.step < run.total_steps:
-        code = EXIT_OF_SIGNAL[run.stop_signal]
+        code = stopping.EXIT_OF_SIGNAL[run.stop_signal]
         directory.update(state="stopped", exit_code=code, **facts)
         display.done({"state": "stopped", "step": run.step, "path": directory.path})
         return
     best = run.best if run.recipe.eval.load_best_model_at_end else None
+    if run.best is not None:
+        facts |= {"best_value": run.best.value, "best_step": run.best.step}
+        if run.best.saved:
+            facts["best_checkpoint"] = f"checkpoints/step-{run.best.step}"
     if best is not None and best.saved:
         run.restore_weights(checkpoint.open_step(directory.path, best.step))
     artefacts.write_final(run, origin)

@@ -33,6 +33,7 @@ Progress = Callable[[str, str], None]
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2_000_000
 """A batch ends at so many rows or characters: few enough that two cores share 10 MB evenly."""
+_DETECTED = {"text": " (detected): each line is a document; for one a file, format: document"}
 LOOK_AT = 20
 """Rows a format is detected from."""
 SAY_EVERY = 5.0
@@ -84,7 +85,8 @@ def build(
     sets = []
     for source in sources:
         job = _job(source, config, make_encoder, key_parts, checks)
-        say("data", f"{source.path}: {job.format}" + ("" if source.format else " (detected)"))
+        detected = "" if source.format else _DETECTED.get(job.format, " (detected)")
+        say("data", f"{source.path}: {job.format}{detected}")
         if open_places := fill.unfilled(source, job.format):
             say("note", open_places)
         sets.append(_found_or_made(job, num_proc or workers.cores(), home / "store", say))

@@ -95,7 +95,13 @@ def from_python(value: Any, place: Place) -> Node:
 
 
 # Sections where a bare string stands for one field of a dict.
-SHORTHAND = {"stage": "kind", "tuner": "kind", "parallel": "kind", "model": "path"}
+SHORTHAND = {
+    "stage": "kind",
+    "tuner": "kind",
+    "parallel": "kind",
+    "model": "path",
+    "data": "train",
+}
 
 SECTIONS = tuple(field.name for field in fields(Recipe))
 

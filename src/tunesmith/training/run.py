@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import RunError
+from tunesmith.errors import ConfigError, RunError
 from tunesmith.recipe.sections import Recipe
+from tunesmith.registry import did_you_mean
 from tunesmith.training import checkpoint
 from tunesmith.training.log import Log, with_loss
 from tunesmith.training.loop import total_units
@@ -148,6 +149,21 @@ class TrainingRun:
                 self.recipe.train.save_steps
             )
             self.best = Best(value, self.step, saved)
+
+    def check_metric(self, metrics: dict[str, float]) -> None:
+        """Refuses `eval.metric_for_best_model` that no evaluation gives.
+
+        Raises:
+            ConfigError: C188.
+        """
+        name = self.recipe.eval.metric_for_best_model
+        if name not in metrics:
+            raise ConfigError(
+                "C188",
+                f"no evaluation of this stage gives `{name}`",
+                where="eval.metric_for_best_model",
+                fix=f"{did_you_mean(name, list(metrics))}  known: {', '.join(metrics)}".strip(),
+            )
 
     def evaluate(self) -> dict[str, float]:
         """Token-weighted means over all evaluation data, and perplexity = exp(mean loss)."""
