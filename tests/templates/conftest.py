@@ -95,6 +95,17 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return {kind: train(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
+@pytest.fixture(scope="session")
+def equipped(trained, tmp_path_factory) -> dict[str, Path]:
+    """The same, with the control tokens of every shipped format."""
+    from tests.templates.every import with_all_tokens
+
+    return {
+        kind: with_all_tokens(folder, tmp_path_factory.mktemp(f"all-{kind}"))
+        for kind, folder in trained.items()
+    }
+
+
 @pytest.fixture(params=KINDS)
 def folder(request, trained) -> Path:
     """Each of them in turn."""
