@@ -1,13 +1,14 @@
-"""Names of every shipped format and variant, and a tokenizer that knows all their control tokens."""
+"""Names of every shipped format and variant, and a tokenizer that knows all their tokens."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from tokenizers import Tokenizer as Rust
+
 from tests.templates.conftest import write_tokenizer
 from tunesmith.templates import base, formats
-from tokenizers import Tokenizer as Rust
 
 FOLDER = Path(base.__file__).parent
 STRINGS = tuple(path.stem for path in sorted(FOLDER.glob("*.toml")))

@@ -308,6 +308,7 @@ class _Chat:
     def _last_call(self, index: int, text: str) -> int:
         """End of the last tool call's name or last argument, wherever the template put them."""
         ends = [0]
+        text = self.template.encoder.blank_controls(text)  # `m` is no part of `<|im_end|>`
         for call in self.plain[index].get("tool_calls", ()):
             arguments = call["function"]["arguments"]
             values = list(arguments.values())[-1:] if isinstance(arguments, dict) else [arguments]

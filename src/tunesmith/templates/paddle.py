@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jinja2 import Environment, TemplateSyntaxError, meta
-
 from tunesmith.errors import DataError
+from tunesmith.templates import sandbox
 from tunesmith.templates.jinja import JinjaTemplate
 from tunesmith.templates.tokenizer import Tokenizer
 
@@ -32,11 +31,11 @@ def load(name: str, text: str, tokenizer: Tokenizer) -> JinjaTemplate:
     if set(found) == {"chat_template"} and isinstance(found["chat_template"], str):
         return JinjaTemplate(name, found["chat_template"], tokenizer)
     system, conversation, query = _fragments(name, found)
+    free = sorted(set().union(*(_variables(name, f) for f in (system, *conversation, query))))
     filled = "system" in _variables(name, system)
     source = _source(system, conversation, query, filled)
     template = JinjaTemplate(name, source, tokenizer)
     said = []
-    free = sorted(set().union(*(_variables(name, f) for f in (system, *conversation, query))))
     if missing := [f"`{variable}`" for variable in free if variable not in _GIVEN]:
         said.append(f"{', '.join(missing)} of the template: no row says what, so left empty")
     if query.replace("query", "user") != conversation[0]:
@@ -83,12 +82,12 @@ def _fragments(name: str, found: dict[str, Any]) -> tuple[str, list[str], str]:
     return system, ["", *conversation][-2:], query
 
 
-def _variables(name: str, fragment: str) -> set[str]:
+def _variables(name: str, fragment: str) -> frozenset[str]:
     """Variables that a fragment uses; it is parsed, not run."""
     try:
-        return meta.find_undeclared_variables(Environment(autoescape=True).parse(fragment))
-    except (TemplateSyntaxError, RecursionError) as error:
-        raise _bad(name, f"has a part that is no Jinja: {str(error)[:200]}") from None
+        return sandbox.variables(fragment)
+    except sandbox.TemplateRefused as error:
+        raise _bad(name, f"has a part that is no Jinja: {error}") from None
 
 
 def _source(system: str, conversation: list[str], query: str, filled: bool) -> str:

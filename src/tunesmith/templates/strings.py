@@ -11,7 +11,7 @@ from tunesmith.templates.base import Exchange, Template, Tools, no_end
 from tunesmith.templates.formats import Format, split
 from tunesmith.templates.pieces import Piece
 from tunesmith.templates.tokenizer import Tokenizer
-from tunesmith.types import Message, Text, Thinking, ToolCall
+from tunesmith.types import Message, Thinking, ToolCall
 
 _TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 _Numbered = Sequence[tuple[int, Message]]
