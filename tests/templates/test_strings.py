@@ -10,6 +10,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from tests.templates.every import EVERY
 from tests.templates.goldens import GOLDENS
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.generation.base import TextStream
 from tunesmith.templates import base
 from tunesmith.templates.pieces import join
 from tunesmith.templates.tokenizer import Tokenizer
@@ -197,6 +198,10 @@ def test_what_a_format_has_no_place_for_is_refused(trained, messages):
     assert "llama2" in caught.value.what
 
 
+TOOLS = (
+    '[tools]\nsystem = "{system}{tools}"\ntool = "{tool}"\ncall = "{call}"\n'
+    'result = "{content}"\nresults = "{results}"\n'
+)
 GOOD = 'description = "mine"\nuser = "Q{content}"\nassistant = "A"\n'
 
 
@@ -209,6 +214,17 @@ GOOD = 'description = "mine"\nuser = "Q{content}"\nassistant = "A"\n'
         (GOOD + "system = 3", "has a int for `system`"),
         (GOOD + 'system = "no place"', "needs `{content}` once in `system`"),
         (GOOD + 'bos = "maybe"', "known: tokenizer, always, each_turn"),
+        (GOOD + "first_round = true", "has a bool for `first_round`, not a int"),
+        (GOOD + 'tokens = ["<a>", 3]', "needs strings that are not empty in `tokens`"),
+        (GOOD + 'stop_strings = [""]', "needs strings that are not empty in `stop_strings`"),
+        (GOOD + 'extends = "nothing"', "extends `nothing`, which is no shipped format"),
+        (GOOD + 'extends = "../../etc/passwd"', "which is no shipped format"),
+        (GOOD + "variant = 3", "needs a table for each `variant.NAME`"),
+        (GOOD + '[tools]\ncall = "{call}"', "lacks the key `tools.system`"),
+        (GOOD + TOOLS.replace("{call}", "x"), "needs `{call}` once in `tools.call`"),
+        (GOOD + TOOLS.replace("{tools}", "x"), "needs `{tools}` once in `tools.system`"),
+        (GOOD + TOOLS + 'resulst = "x"', "unknown key `tools.resulst`; did you mean `result"),
+        ('description = "x"\nuser = ""', "needs `{content}` once in `user`"),
     ],
 )
 def test_bad_files_are_named(trained, tmp_path, text, complaint):
@@ -226,3 +242,55 @@ def test_a_file_of_ones_own(trained, tmp_path):
     template = base.load(str(path), trained["bytes"])
     assert template.name == "mine.toml"
     assert text_of(template, TALK) == "Qq1Aa1</s>Qq2Aa2</s>"
+
+
+def test_a_file_that_changes_a_shipped_format_and_has_variants(equipped, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('description = "mine"\nextends = "chatml"\ndefault_system = "Mine."\n')
+    template = base.load(str(path), equipped["bytes"])
+    chatml = base.load("chatml", equipped["bytes"])
+    assert text_of(template, TALK) == text_of(chatml, TALK, system="Mine.")
+    assert template.format.tools == chatml.format.tools
+    assert template.format.aliases == ()
+
+
+def test_tokens_that_the_tokenizer_lacks_are_said(trained, equipped):
+    notes = base.load("ziya", trained["bytes"]).notes
+    said = "is no token of this model: it is written as plain text"
+    assert notes == (f"`<human>` {said}", f"`<bot>` {said}")
+    assert base.load("ziya", equipped["bytes"]).notes == ()
+    notes = base.load("baichuan", trained["bytes"]).notes
+    assert notes[0] == "`<reserved_102>` is no token of this model: answers end with </s>"
+    # Without that token the next question is written whole.
+    text = text_of(base.load("baichuan", trained["prepend"]), TALK)
+    assert text.endswith("a1</s><reserved_102>q2<reserved_103>a2</s>")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_template_changes_the_vocabulary(trained, name):
+    """Stop strings that are no tokens are matched as text, however many tokens they take."""
+    before = Tokenizer.load(trained["bytes"])
+    template = base.load(name, trained["bytes"])
+    assert template.tokenizer.hash == before.hash
+    assert template.tokenizer.added == before.added
+    assert template.tokenizer.vocab_size == before.vocab_size
+    known = {t for t in template.format.stop_strings if t in before.added}
+    assert set(template.stop_strings) == set(template.format.stop_strings) - known | (
+        {"<|eom_id|>"} if name == "llama3@ipython" else set()
+    )
+    assert {before.added[token] for token in known} <= set(template.stop_ids)
+
+
+def test_a_stop_string_of_many_tokens_ends_the_text_before_it(trained):
+    """As chat does it: nothing of the stop string is shown, however its tokens fall."""
+    template = base.load("billa", trained["bytes"])
+    assert template.stop_strings == ("\nHuman:",)
+    ids = template.tokenizer.encode_text("an answer\nHuman: and more")
+    stream = TextStream(template.tokenizer, [], template.stop_strings)
+    shown = ""
+    for id in ids:
+        said, stopped = stream.step(id)
+        shown += said
+        if stopped:
+            break
+    assert shown == "an answer"

@@ -246,8 +246,8 @@ def _own(tokenizer: Tokenizer) -> Template:
 def _located(name: str) -> tuple[str, Path, str]:
     """(name to show, file, variant) of the template called `name`."""
     stem, _, variant = name.partition("@")
-    known = aliases().get(stem, stem)
-    for suffix in ("toml", "json") if known in names() else ():
+    known = stem if stem in names() else aliases().get(stem, "")
+    for suffix in ("toml", "json") if known else ():
         path = _HERE / f"{known}.{suffix}"
         if path.is_file() and (suffix == "toml" or not variant):
             return stem, path, variant
