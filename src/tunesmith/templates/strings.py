@@ -33,9 +33,20 @@ class StringTemplate(Template):
         # What the end of an answer has already written of the next message of the user.
         self.opened = self.end if format.end_opens_user and self.end == format.end else ""
         self.opened = self.opened if format.user.startswith(self.opened) else ""
-        self._answer = split(format.answer)
-        self._thinking = _parts(format.thinking)
-        self.answer_prefix = self._answer[0] if self._answer[0].isspace() else ""
+        self._begin, self._between = (
+            Piece(self.bos + format.prefix, True),
+            Piece(self.between, True),
+        )
+        self._system, self._thinking = _parts(format.system), _parts(format.thinking)
+        self._user = split(format.user)
+        self._assistant = Piece(format.assistant, True)
+        before, after = split(format.answer)
+        self._answer = Piece(before, True)
+        self._end, self._call_end = (
+            Piece(after + self.end, True),
+            Piece(after + self.call_end, True),
+        )
+        self.answer_prefix = before if before.isspace() else ""
         ends = tokenizer.added.get(self.end), tokenizer.eos_id
         self.stop_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         self.add_stops([*format.stop_strings, *([call_end] if call_end else [])])
@@ -67,7 +78,7 @@ class StringTemplate(Template):
         self, messages: tuple[Message, ...], tools: Tools
     ) -> tuple[list[Exchange], tuple[Piece, ...]]:
         history, prompt = self._walk(self._shown_together(messages)[-1], tools)
-        return history, (*prompt, Piece(self.format.assistant, True))
+        return history, (*prompt, self._assistant)
 
     def _shown_together(self, messages: tuple[Message, ...]) -> list[_Numbered]:
         """All messages; or, in a format without history, each round with the system prompt."""
@@ -88,25 +99,23 @@ class StringTemplate(Template):
         """The exchanges, and the pieces that follow the last answer."""
         messages = [message for _, message in numbered]
         head = self._head(messages, tools)
-        prompt = [Piece(self.bos + self.format.prefix, True)]
+        prompt = [self._begin]
         if not self.format.system_in_user:
             prompt, head = prompt + head, []
         exchanges: list[Exchange] = []
         rounds = self.format.first_round
         for index, message in enumerate(messages):
-            if head and message.role not in ("system", "user"):
+            role = message.role
+            if head and role not in ("system", "user"):
                 raise self._refusal("an answer before the first question")
-            if message.role == "assistant":
+            if role == "assistant":
                 exchanges.append(self._exchange(prompt, message))
-                prompt = [Piece(self.between, True)]
-            elif message.role == "user":
-                before, after = split(self.format.user.replace("{round}", str(rounds)))
-                if index and messages[index - 1].role == "assistant":
-                    before = before.removeprefix(self.opened)
-                prompt += [Piece(before, True), *head, Piece(message.text, False)]
-                prompt.append(Piece(after, True))
+                prompt = [self._between]
+            elif role == "user":
+                answered = index > 0 and messages[index - 1].role == "assistant"
+                prompt += self._question(message, head, rounds, answered)
                 head, rounds = [], rounds + 1
-            elif message.role == "tool":
+            elif role == "tool":
                 prompt += self._result(messages, index)
             elif index:
                 raise self._refusal("a system message after the first")
@@ -115,37 +124,46 @@ class StringTemplate(Template):
     def _head(self, messages: Sequence[Message], tools: Tools) -> list[Piece]:
         """The system prompt, with the tools; nothing where there is neither."""
         format = self.format
-        first = messages[0] if messages and messages[0].role == "system" else None
-        text = first.text if first else ""
+        text = messages[0].text if messages and messages[0].role == "system" else ""
         if tools and not format.tools:
             raise self._refusal("tools")
         if text and not format.system:
             raise self._refusal("a system prompt", 'leave it out: data.system=""')
         if not (text or tools or format.empty_system):
             return []
-        before, after = _parts(format.system)
+        before, after = self._system
         if tools and format.tools:
             return [before, *calls.told(format.tools, tools, text), after]
         return [before, Piece(text, False), after]
 
+    def _question(
+        self, message: Message, head: list[Piece], number: int, answered: bool
+    ) -> list[Piece]:
+        before, after = self._user
+        if "{round}" in self.format.user:
+            before, after = (s.replace("{round}", str(number)) for s in (before, after))
+        if answered:
+            before = before.removeprefix(self.opened)
+        return [Piece(before, True), *head, Piece(message.text, False), Piece(after, True)]
+
     def _exchange(self, prompt: list[Piece], message: Message) -> Exchange:
-        before, after = self._answer
-        completion = [Piece(before, True)] if before else []
-        made = [part for part in message.parts if isinstance(part, ToolCall)]
+        completion = [self._answer] if self._answer.text else []
+        made: list[ToolCall] = []
         for part in message.parts:
             if isinstance(part, Thinking):
                 opening, closing = self._thinking
                 completion += [opening, Piece(part.text, False), closing]
+            elif isinstance(part, ToolCall):
+                made.append(part)
         completion.append(Piece(message.text, False))
-        if made:
-            if self.format.tools is None:
-                raise self._refusal("tool calls")
-            if self.format.tools.single and len(made) > 1:
-                raise self._refusal("more than one tool call in an answer")
-            completion += calls.called(self.format.tools, made, bool(message.text))
-        end = self.call_end if made else self.end
-        completion.append(Piece(after + end, True))
-        return (*prompt, Piece(self.format.assistant, True)), tuple(completion)
+        if not made:
+            return (*prompt, self._assistant), (*completion, self._end)
+        if self.format.tools is None:
+            raise self._refusal("tool calls")
+        if self.format.tools.single and len(made) > 1:
+            raise self._refusal("more than one tool call in an answer")
+        completion += calls.called(self.format.tools, made, bool(message.text))
+        return (*prompt, self._assistant), (*completion, self._call_end)
 
     def _result(self, messages: Sequence[Message], index: int) -> list[Piece]:
         if self.format.tools is None:
