@@ -173,6 +173,7 @@ def test_transformers_own_file_of_that_name(equipped, tmp_path):
          "a comma with nothing after it at line 1, column 33"),
         ('{"system": }', "at line 1, column 12"),
         ("[]", "is no JSON object"),
+        ("[" * 100_000, "is no JSON object"),
         ({"conversations": []}, "unknown key `conversations`"),
         ({"system": "x"}, "needs `conversation`"),
         ({"conversation": ["a", "b", "c"]}, "needs `conversation`"),

@@ -62,9 +62,8 @@ class EncoderFactory:
 
 
 def encoder_factory(recipe: Recipe, tokenizer_dir: Path) -> EncoderFactory:
-    return EncoderFactory(
-        recipe.stage, recipe.data.template, str(tokenizer_dir), recipe.data, recipe.train.seed
-    )
+    data = dataclasses.replace(recipe.data, train=(), eval=None)  # rows need no word of the files
+    return EncoderFactory(recipe.stage, data.template, str(tokenizer_dir), data, recipe.train.seed)
 
 
 def check_sources(recipe: Recipe) -> None:

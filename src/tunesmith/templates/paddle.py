@@ -53,6 +53,8 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
             at, what = error.pos, error.msg
         line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
         raise _bad(name, f"is no JSON: {what} at line {line}, column {column}") from None
+    except RecursionError:
+        raise _bad(name, "is no JSON object but very deep nesting") from None
     if not isinstance(found, dict):
         raise _bad(name, "is no JSON object")
     return found

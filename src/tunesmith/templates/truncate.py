@@ -27,16 +27,18 @@ class Limits:
 
     def excess(self, sequences: list[Turns]) -> str:
         """Empty, or which limit is broken and by what."""
+        longest = max(map(length, sequences))
+        if longest > self.max_length:
+            return f"{longest} tokens, but data.max_length is {self.max_length}"
         turns = [turn for sequence in sequences for turn in sequence]
-        found = (
-            ("max_length", "tokens", max(map(length, sequences))),
-            ("max_prompt_length", "tokens in a prompt", max(len(t.prompt_ids) for t in turns)),
-            ("max_answer_length", "tokens in an answer", max(len(t.completion_ids) for t in turns)),
-        )
-        for name, what, count in found:
-            limit = vars(self)[name]
-            if limit is not None and count > limit:
-                return f"{count} {what}, but data.{name} is {limit}"
+        if (limit := self.max_prompt_length) is not None:
+            longest = max(len(turn.prompt_ids) for turn in turns)
+            if longest > limit:
+                return f"{longest} tokens in a prompt, but data.max_prompt_length is {limit}"
+        if (limit := self.max_answer_length) is not None:
+            longest = max(len(turn.completion_ids) for turn in turns)
+            if longest > limit:
+                return f"{longest} tokens in an answer, but data.max_answer_length is {limit}"
         return ""
 
     def prompt_room(self, answer: int) -> int:
