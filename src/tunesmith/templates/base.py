@@ -213,16 +213,35 @@ def load(name: str, tokenizer_dir: str | Path) -> Template:
     if name == "auto":
         return _own(tokenizer)
     label, path, variant = _located(name)
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise DataError("D301", "the template can't be read", where=name, why=why) from None
+    source = _text(name, path)
     if path.suffix == ".toml":
         return StringTemplate(label, source, tokenizer, variant)
     if path.suffix == ".json":
         return paddle.load(label, source, tokenizer)
     return JinjaTemplate(label, source, tokenizer)
+
+
+def check(name: str) -> None:
+    """Refuses a template that there is not, or whose strings are broken, without a tokenizer.
+
+    Raises:
+        ConfigError: C110, no such template or variant.
+        DataError: D301, its file is missing or has wrong keys.
+    """
+    if name == "auto":
+        return
+    label, path, variant = _located(name)
+    source = _text(name, path)
+    if path.suffix == ".toml":
+        formats.read(label, source, variant)
+
+
+def _text(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DataError("D301", "the template can't be read", where=name, why=why) from None
 
 
 def _own(tokenizer: Tokenizer) -> Template:
@@ -234,8 +253,7 @@ def _own(tokenizer: Tokenizer) -> Template:
         return JinjaTemplate("the model's own", tokenizer.chat_template, tokenizer)
     file = tokenizer.path / paddle.FILE
     if file.is_file():
-        source = file.read_text(encoding="utf-8")
-        return paddle.load(f"the model's own {paddle.FILE}", source, tokenizer)
+        return paddle.load(f"the model's own {paddle.FILE}", _text("auto", file), tokenizer)
     source = (_HERE / "default.toml").read_text(encoding="utf-8")
     template = StringTemplate("default", source, tokenizer)
     said = "the model has no chat template of its own: `default` was chosen"
