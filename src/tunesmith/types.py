@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- samples: what a row means
 
 Role = Literal["system", "user", "assistant", "tool"]
+Truncation = Literal[
+    "newest_rounds", "newest_rounds_head", "oldest_rounds", "cut_end", "cut_prompt_start",
+    "cut_prompt_end", "cut_prompt_middle",
+]  # fmt: skip
+"""What stays of a conversation that is too long; `templates.truncate` has the rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,9 @@ class Parts:
     on_overlength: Literal["truncate", "skip", "error"]
     system: str | None = None
     seed: int = 0
+    max_prompt_length: int | None = None
+    max_answer_length: int | None = None
+    truncation: Truncation = "newest_rounds"
 
 
 class Stage(Protocol):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import time
 
 import pytest
 
+from tests.conftest import CHATML
 from tunesmith.cli import chat
 from tunesmith.cli.answering import Voice
 from tunesmith.cli.main import main
@@ -110,6 +113,19 @@ def test_stop_strings_from_the_command_line(say, tiny_model):
     stop = answer[6:8]
     cut = say("hi\n", *words, "--stop", stop)[0].removeprefix("Assistant: ")
     assert cut == answer[: answer.index(stop)] + "\n"
+
+
+def test_stop_strings_of_the_template_end_answers_too(say, tiny_model, tmp_path):
+    """Where the next question is plain text, the model may write it instead of stopping."""
+    words = ("--max-tokens", "40", "--temperature", "1", "--seed", "1")
+    answer = say("hi\n", str(tiny_model), *words)[0].removeprefix("Assistant: ")
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    kept = json.dumps([answer[6:8], "never there"])
+    made = f"{{#- tunesmith stops: {kept} -#}}\n{CHATML}"
+    (model / "chat_template.jinja").write_text(made, "utf-8")
+    cut = say("hi\n", str(model), *words)[0].removeprefix("Assistant: ")
+    assert cut == answer[: answer.index(answer[6:8])] + "\n"
 
 
 def test_there_must_be_a_base_to_compare_with(say, tiny_model):

@@ -24,6 +24,12 @@ def test_check(tmp_path, capsys):
     assert "error[C114]" in capsys.readouterr().err
 
 
+def test_check_knows_the_chat_templates(tmp_path, capsys):
+    assert main(["config", "check", write(tmp_path), "data.template=aquila@original"]) == 0
+    assert main(["config", "check", write(tmp_path), "data.template=chatmi"]) == 2
+    assert "did you mean `chatml`?" in capsys.readouterr().err
+
+
 def test_the_error_of_the_specification(tmp_path, capsys):
     path = write(tmp_path, "stage: sft\noptim:\n  learnin_rate: 1e-4\n")
     assert main(["config", "check", path]) == 2

@@ -186,6 +186,13 @@ def test_paths_are_found_beside_the_recipe_then_here(write, tmp_path):
     ]
     assert loaded.data.eval[0].path == str(tmp_path / "both.jsonl")
     assert loaded.data.template == str(tmp_path / "sub/t.jinja")
+
+
+@pytest.mark.parametrize("name", ["t.toml", "chat_template.json"])
+def test_templates_are_found_beside_the_recipe(write, tmp_path, name):
+    write("x", f"sub/{name}")
+    loaded = recipe.load(write(f"model: org/name\ndata: {{template: {name}}}", "sub/r.yaml"))
+    assert loaded.data.template == str(tmp_path / "sub" / name)
     assert loaded.model.path == "org/name"
 
 

@@ -95,6 +95,28 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return {kind: train(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
+@pytest.fixture(scope="session")
+def equipped(trained, tmp_path_factory) -> dict[str, Path]:
+    """The same, with the control tokens of every shipped format."""
+    from tests.templates.every import with_all_tokens
+
+    return {
+        kind: with_all_tokens(folder, tmp_path_factory.mktemp(f"all-{kind}"))
+        for kind, folder in trained.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory) -> Path:
+    """Each character is a token, `§` is EOS: for goldens that are written by hand."""
+    characters = [chr(code) for code in range(32, 127)]
+    vocab = {character: id for id, character in enumerate(["\n", *characters, "§"])}
+    rust = Rust(models.WordLevel(vocab, unk_token="?"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    rust.decoder = decoders.Fuse()
+    return write_tokenizer(rust, tmp_path_factory.mktemp("letters"), ["§"], eos_token="§")
+
+
 @pytest.fixture(params=KINDS)
 def folder(request, trained) -> Path:
     """Each of them in turn."""

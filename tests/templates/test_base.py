@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.templates.test_strings import TALK
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, TunesmithError
 from tunesmith.templates import base
 from tunesmith.types import Conversation, Message
 
@@ -36,6 +36,18 @@ def test_unknown_names(trained, name):
     assert caught.value.code == "C110"
     assert "alpaca" in caught.value.fix
     assert ("did you mean `chatml`?" in caught.value.fix) == (name == "chatmi")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("chatmi", "C110"), ("aquila@orginal", "C110"), ("nowhere/mine.toml", "D301")],
+)
+def test_names_are_checked_without_a_tokenizer(name, code):
+    for good in ("auto", "chatml", "intern", "aquila@original", "chatglm-6b"):
+        base.check(good)
+    with pytest.raises(TunesmithError) as caught:
+        base.check(name)
+    assert caught.value.code == code
 
 
 def test_files_that_are_not_there(trained):

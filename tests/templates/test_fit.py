@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from tunesmith.errors import DataError
 from tunesmith.templates import base
-from tunesmith.templates.fit import fit, length, split_rounds
+from tunesmith.templates.fit import fit, split_rounds
+from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Conversation, Message
 
 
@@ -36,11 +37,11 @@ def test_oldest_rounds_go_first_and_the_system_prompt_stays(chatml):
     talk = talk_of("q1 " * 9, "a1", "q2", "a2", "q3", "a3", system="SYS")
     encode = encoder(chatml)
     whole = length(encode(talk)[0])
-    [turns] = fit(talk, encode, chatml.tokenizer, whole - 1)
+    [turns] = fit(talk, encode, chatml.tokenizer, Limits(whole - 1))
     assert text_of(chatml, turns) == text_of(
         chatml, encode(talk_of("q2", "a2", "q3", "a3", system="SYS"))[0]
     )
-    [turns] = fit(talk, encode, chatml.tokenizer, length(turns) - 1)
+    [turns] = fit(talk, encode, chatml.tokenizer, Limits(length(turns) - 1))
     assert text_of(chatml, turns) == text_of(chatml, encode(talk_of("q3", "a3", system="SYS"))[0])
 
 
@@ -50,14 +51,14 @@ def test_as_many_rounds_stay_as_fit(chatml, kept):
     texts = [f"{letter}{n}" for n in range(8) for letter in "qa"]
     room = length(encode(talk_of(*texts[-2 * kept :]))[0])
     for spare in (0, 5):
-        [turns] = fit(talk_of(*texts), encode, chatml.tokenizer, room + spare)
+        [turns] = fit(talk_of(*texts), encode, chatml.tokenizer, Limits(room + spare))
         assert len(turns) == kept
 
 
 def test_a_long_question_loses_its_middle_and_no_markup(chatml):
     question = "begin " + "x " * 400 + " end"
     encode = encoder(chatml)
-    [turns] = fit(talk_of(question, "the answer"), encode, chatml.tokenizer, 120)
+    [turns] = fit(talk_of(question, "the answer"), encode, chatml.tokenizer, Limits(120))
     text = text_of(chatml, turns)
     assert length(turns) <= 120
     assert text.startswith("<|im_start|>user\nbegin x")
@@ -65,7 +66,7 @@ def test_a_long_question_loses_its_middle_and_no_markup(chatml):
 
 
 def test_a_long_answer_keeps_its_end_marker(chatml):
-    [turns] = fit(talk_of("q", "word " * 400), encoder(chatml), chatml.tokenizer, 100)
+    [turns] = fit(talk_of("q", "word " * 400), encoder(chatml), chatml.tokenizer, Limits(100))
     assert length(turns) == 100
     assert turns[-1].completion_ids[-1] == chatml.tokenizer.added["<|im_end|>"]
     assert text_of(chatml, turns).startswith("<|im_start|>user\nq<|im_end|>\n")
@@ -73,14 +74,16 @@ def test_a_long_answer_keeps_its_end_marker(chatml):
 
 @pytest.mark.parametrize("limit", [1, 5, 20])
 def test_what_can_not_fit_is_refused(chatml, limit):
-    assert not fit(talk_of("q " * 200, "a " * 200), encoder(chatml), chatml.tokenizer, limit)
+    assert not fit(
+        talk_of("q " * 200, "a " * 200), encoder(chatml), chatml.tokenizer, Limits(limit)
+    )
 
 
 def test_a_template_that_refuses_every_part_fits_nothing(chatml):
     def refuse(talk):
         raise DataError("D302", "refused")
 
-    assert fit(talk_of("q", "a"), refuse, chatml.tokenizer, 100) is None
+    assert fit(talk_of("q", "a"), refuse, chatml.tokenizer, Limits(100)) is None
 
 
 def test_rounds_begin_with_a_question():
@@ -117,7 +120,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 def test_the_result_fits_ends_well_and_starts_as_inference_would(chatml, texts, system, limit):
     encode = encoder(chatml)
     talk = talk_of(*texts, system=system)
-    fitted = fit(talk, encode, chatml.tokenizer, limit)
+    fitted = fit(talk, encode, chatml.tokenizer, Limits(limit))
     if not fitted:
         assert any(length(turns) > limit for turns in encode(talk))
         return

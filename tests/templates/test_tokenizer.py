@@ -150,3 +150,13 @@ def test_unreadable_tokenizers_are_named(trained, tmp_path, damage):
         Tokenizer.load(folder)
     assert caught.value.code == "E201"
     assert str(folder) in str(caught.value)
+
+
+def test_white_space_is_content_even_where_a_template_writes_it(trained, tmp_path):
+    """GPT-NeoX's tokenizer has runs of spaces as added tokens; templates are indented by them."""
+    tokenizer = Tokenizer.load(trained["bytes"])
+    tokenizer.rust.add_tokens(["    ", "\n\n", "<|role|>"])
+    tokenizer.rust.save(str(tmp_path / "tokenizer.json"))
+    found = Tokenizer.load(tmp_path).markup_only("{% if x %}\n\n    <|role|>")
+    assert "<|role|>" in found
+    assert not {"    ", "\n\n"} & found

@@ -133,7 +133,8 @@ def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
     ends = config.get("eos_token_id")
     stops = {*loaded.template.stop_ids, loaded.tokenizer.eos_id}
     stops |= set(ends if isinstance(ends, list) else [ends])
-    chosen = {**advised, **given, "stop": tuple(given.get("stop", ()))}
+    texts = (*given.get("stop", ()), *loaded.template.stop_strings)
+    chosen = {**advised, **given, "stop": tuple(dict.fromkeys(texts))}
     return Sampling(**chosen, stop_ids=tuple(sorted(stops - {None})))
 
 

@@ -27,10 +27,12 @@ RECIPE = typer.Argument(
 def check(recipe: Annotated[list[str], RECIPE], json: Annotated[bool, output.JSON] = False) -> None:
     """Read a recipe strictly and say whether it can be trained."""
     from tunesmith import recipe as recipes
+    from tunesmith.templates import base as templates
 
     path, overrides = output.split_recipe(recipe)
     loaded = recipes.load(path, overrides)
     recipes.complete(loaded)
+    templates.check(loaded.data.template)
     kinds = f"{loaded.stage.kind} · {loaded.tuner.kind} · {loaded.parallel.kind}"
     text = f"ok: {path or 'command line'} ({kinds})"
     value = {"ok": True, "recipe": path, "digest": recipes.digest(loaded)}

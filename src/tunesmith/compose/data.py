@@ -7,12 +7,12 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
 from tunesmith.data import catalogue, encode, loader, read, split
 from tunesmith.errors import ConfigError
-from tunesmith.recipe.sections import Holdout, Recipe, Source
+from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
 from tunesmith.training import schedule
@@ -29,9 +29,7 @@ class EncoderFactory:
     stage: Any
     template: str
     tokenizer_dir: str
-    max_length: int
-    on_overlength: Literal["truncate", "skip", "error"]
-    system: str | None
+    data: DataConfig
     seed: int
 
     def build(self) -> Stage:
@@ -40,7 +38,17 @@ class EncoderFactory:
     @functools.cached_property
     def _built(self) -> Stage:
         template = templates.load(self.template, Path(self.tokenizer_dir))
-        parts = Parts(template, self.max_length, self.on_overlength, self.system, self.seed)
+        data = self.data
+        parts = Parts(
+            template,
+            data.max_length,
+            data.on_overlength,
+            data.system,
+            self.seed,
+            data.max_prompt_length,
+            data.max_answer_length,
+            data.truncation,
+        )
         return stages.build(self.stage, parts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,16 +63,8 @@ class EncoderFactory:
 
 
 def encoder_factory(recipe: Recipe, tokenizer_dir: Path) -> EncoderFactory:
-    data = recipe.data
-    return EncoderFactory(
-        recipe.stage,
-        data.template,
-        str(tokenizer_dir),
-        data.max_length,
-        data.on_overlength,
-        data.system,
-        recipe.train.seed,
-    )
+    data = dataclasses.replace(recipe.data, train=(), eval=None)  # rows need no word of the files
+    return EncoderFactory(recipe.stage, data.template, str(tokenizer_dir), data, recipe.train.seed)
 
 
 def named(recipe: Recipe, say: Any = None) -> Recipe:
@@ -185,6 +185,9 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
         "tokenizer": stage.template.tokenizer.hash,
         "max_length": recipe.data.max_length,
         "on_overlength": recipe.data.on_overlength,
+        "max_prompt_length": recipe.data.max_prompt_length,
+        "max_answer_length": recipe.data.max_answer_length,
+        "truncation": recipe.data.truncation,
         "system": recipe.data.system,
     }
     return encode.build(

@@ -13,7 +13,7 @@ from tunesmith import __version__
 from tunesmith.errors import Interrupted, TunesmithError
 from tunesmith.rundir import RunDir
 
-EXIT_OF_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+EXIT_OF_SIGNAL: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
 class Stop:

@@ -130,7 +130,8 @@ def _shared(items: Sequence[tuple[Example, ...]]) -> tuple[list[Piece], list[int
         parent = -1
         if shared:
             parent = len(pieces)
-            pieces.append(Piece(item[0].ids_T[:shared], item[0].weights_T[:shared]))
+            first = next(iter(item))
+            pieces.append(Piece(first.ids_T[:shared], first.weights_T[:shared]))
             owners.append(-1)
         for example in item:
             pieces.append(Piece(example.ids_T[shared:], example.weights_T[shared:], parent, shared))

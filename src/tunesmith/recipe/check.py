@@ -33,6 +33,8 @@ _SHARE = Range(0, 1, high_open=True)
 
 RANGES: dict[str, Range] = {
     "data.max_length": Range(2),
+    "data.max_prompt_length": Range(1),
+    "data.max_answer_length": Range(2),
     "data.num_proc": Range(1),
     "train.num_train_epochs": _POSITIVE,
     "train.max_steps": Range(1),

@@ -23,7 +23,7 @@ PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
 
 # Values that may name a file or folder: looked up beside the recipe first, then here.
 PATHS = ("model.path", "model.tokenizer", "data.template", "data.dataset_info")
-_TEMPLATE_FILES = (".jinja", ".toml")
+_TEMPLATE_FILES = (".jinja", ".toml", ".json")
 _DEFAULTS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 

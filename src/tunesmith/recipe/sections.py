@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.types import Truncation
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -90,7 +92,14 @@ class DataConfig:
     max_length: int = 1024
     """Longest example in tokens; with packing: pack, also the size of a bin."""
     on_overlength: Literal["truncate", "skip", "error"] = "truncate"
-    """Longer conversations: drop oldest turns, then cut; or list and skip; or stop."""
+    """Longer conversations: cut by `truncation`; or list and skip; or stop."""
+    max_prompt_length: int | None = None
+    """Longest prompt before an answer, in tokens; default: only max_length counts."""
+    max_answer_length: int | None = None
+    """Longest answer with its end marker, in tokens; default: only max_length counts."""
+    truncation: Truncation = "newest_rounds"
+    """What stays of a longer conversation: newest_rounds keeps the system prompt, markup and end
+    markers; the other rules are those of older systems, see docs/templates.md."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Rows that can't be read or have nothing to train: stop, or list and skip."""
     packing: Literal["none", "pack"] = "none"

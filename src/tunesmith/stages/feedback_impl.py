@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
-from tunesmith.stages.pairs_impl import answers, summed
+from tunesmith.stages.pairs_impl import answers, limits, summed
 from tunesmith.stages.sft import example
-from tunesmith.templates.fit import cut_answer, fit, length
+from tunesmith.templates.fit import fit
+from tunesmith.templates.truncate import cut_answer, length
 from tunesmith.types import Conversation, Encoded, Example, Feedback, Loss, Message, Parts, Term
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def _fitted(sample: Feedback, parts: Parts) -> tuple[list[EncodedTurn], int] | E
     if not turns[-1].answered:
         return Encoded(problem="the answer is empty, so only an end marker would be trained")
     whole = length(turns)
-    if whole <= parts.max_length:
+    problem = limits(parts).excess([turns])
+    if not problem:
         return turns, 0
     if parts.on_overlength != "truncate":
-        problem = f"{whole} tokens, but data.max_length is {parts.max_length}"
         return Encoded(problem=problem, policy=parts.on_overlength)
-    fitted = fit(talk, lambda c: encode(c)[-1:], parts.template.tokenizer, parts.max_length)
+    fitted = fit(talk, lambda c: encode(c)[-1:], parts.template.tokenizer, limits(parts))
     if not fitted:
         problem = f"the prompt alone does not fit data.max_length = {parts.max_length} tokens"
         return Encoded(problem=problem, policy="skip")

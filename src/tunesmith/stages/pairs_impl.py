@@ -13,7 +13,8 @@ import numpy as np
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain
 from tunesmith.stages.sft import example
-from tunesmith.templates.fit import fit, length
+from tunesmith.templates.fit import fit
+from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Term
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ class Sides(NamedTuple):
         return self.chosen_P - self.rejected_P
 
 
+def limits(parts: Parts) -> Limits:
+    """Lengths, and the rule to cut by."""
+    budgets = parts.max_prompt_length, parts.max_answer_length
+    return Limits(parts.max_length, *budgets, parts.truncation)
+
+
 def _encode_pair(sample: Preference, parts: Parts) -> Encoded:
     try:
         sides = [_sequence(sample, answer, parts) for answer in (sample.chosen, sample.rejected)]
@@ -87,11 +94,10 @@ def _encode_pair(sample: Preference, parts: Parts) -> Encoded:
         return Encoded(problem=error.what)
     if sides[0] == sides[1]:
         return Encoded(problem="chosen and rejected are the same")
-    longest = max(map(length, sides))
-    if longest <= parts.max_length:
+    problem = limits(parts).excess(sides)
+    if not problem:
         return Encoded(tuple(map(example, sides)))
     if parts.on_overlength != "truncate":
-        problem = f"{longest} tokens, but data.max_length is {parts.max_length}"
         return Encoded(problem=problem, policy=parts.on_overlength)
     return _truncated(sample, parts, sum(map(length, sides)))
 
@@ -101,9 +107,7 @@ def _truncated(sample: Preference, parts: Parts, whole: int) -> Encoded:
     fitted = []
     for answer in (sample.chosen, sample.rejected):
         talk = _conversation(sample, answer)
-        found = fit(
-            talk, lambda c: _render(c, parts)[-1:], parts.template.tokenizer, parts.max_length
-        )
+        found = fit(talk, lambda c: _render(c, parts)[-1:], parts.template.tokenizer, limits(parts))
         if not found:
             problem = f"the prompt alone does not fit data.max_length = {parts.max_length} tokens"
             return Encoded(problem=problem, policy="skip")

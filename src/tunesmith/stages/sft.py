@@ -11,7 +11,8 @@ import numpy as np
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain, neftune, token_loss
 from tunesmith.templates.base import EncodedTurn
-from tunesmith.templates.fit import fit, length
+from tunesmith.templates.fit import fit
+from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts
 
 
@@ -37,6 +38,9 @@ class SftStage(Plain):
         self.config = config
         self.parts = parts
         self.template = parts.template
+        self.limits = Limits(
+            parts.max_length, parts.max_prompt_length, parts.max_answer_length, parts.truncation
+        )
 
     @classmethod
     def build(cls, config: SftConfig, parts: Parts) -> SftStage:
@@ -93,16 +97,16 @@ class SftStage(Plain):
         """Applies the length policy, then turns sequences into examples."""
         if not any(turn.weight and turn.answered for turns in sequences for turn in turns):
             return Encoded(problem="the answer is empty, so only an end marker would be trained")
-        limit = self.parts.max_length
         whole = sum(map(length, sequences))
-        if max(map(length, sequences)) > limit:
+        if problem := self.limits.excess(sequences):
             if self.parts.on_overlength != "truncate":
-                problem = f"{max(map(length, sequences))} tokens, but data.max_length is {limit}"
                 return Encoded(problem=problem, policy=self.parts.on_overlength)
-            fitted = fit(sample, self._encode_one, self.template.tokenizer, limit)
+            fitted = fit(sample, self._encode_one, self.template.tokenizer, self.limits)
             if not fitted:
-                problem = f"the prompt alone does not fit data.max_length = {limit} tokens"
-                return Encoded(problem=problem, policy="skip")
+                said = (
+                    f"the prompt alone does not fit: {problem}, data.truncation {self.limits.rule}"
+                )
+                return Encoded(problem=said, policy="skip")
             sequences = fitted
         examples = tuple(example(turns) for turns in sequences)
         return Encoded(examples, truncated=whole - sum(map(length, sequences)))

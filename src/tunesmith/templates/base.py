@@ -6,6 +6,7 @@ of a sequence that `render` and `encode_batch` make for training.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.registry import did_you_mean
+from tunesmith.templates import formats
 from tunesmith.templates.encode import SegmentEncoder
 from tunesmith.templates.pieces import EncodedTurn, Piece, Turn, join
 from tunesmith.templates.tokenizer import Tokenizer
@@ -25,6 +27,8 @@ TrainOn = Literal["all_turns", "last_turn", "with_prompt"]
 Tools = Sequence[Mapping[str, Any]]
 Exchange = tuple[tuple[Piece, ...], tuple[Piece, ...]]
 """A prompt and its completion."""
+_HERE = Path(__file__).parent
+_SHIPPED = (".toml", ".json")
 
 
 class Template(ABC):
@@ -123,6 +127,14 @@ class Template(ABC):
                 made.append(tuple(turns))
         return tuple(made)
 
+    def add_stops(self, texts: Sequence[str]) -> None:
+        """What else ends an answer: a token's id where it is one, else text to be matched."""
+        added = self.tokenizer.added
+        ids = [added[text] for text in texts if text in added]
+        self.stop_ids = tuple(dict.fromkeys([*self.stop_ids, *ids]))
+        others = [text for text in texts if text not in added]
+        self.stop_strings = tuple(dict.fromkeys([*self.stop_strings, *others]))
+
     def encode_batch(self, sequences: Sequence[Sequence[Turn]]) -> list[list[EncodedTurn]]:
         """Ids of sequences; give many at once, all text goes to the tokenizer in a few calls.
 
@@ -165,16 +177,27 @@ def _answered(message: Message) -> bool:
 
 
 def names() -> tuple[str, ...]:
-    """Names of the templates that come with the package."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
+    """Names of the templates that come with the package, without aliases and variants."""
+    return tuple(sorted(path.stem for path in _HERE.iterdir() if path.suffix in _SHIPPED))
+
+
+@functools.cache
+def aliases() -> Mapping[str, str]:
+    """Other names of templates, each with the name it stands for."""
+    found = {}
+    for path in sorted(_HERE.glob("*.toml")):
+        format = formats.read(path.stem, path.read_text(encoding="utf-8"))
+        found |= dict.fromkeys(format.aliases, path.stem)
+    return found
 
 
 def load(name: str, tokenizer_dir: str | Path) -> Template:
     """The template called `name` for the tokenizer of a model folder.
 
     Args:
-        name: `auto` (the model's own; `default` for a model that has none), a name from `names()`,
-            or the path of a .toml or .jinja file.
+        name: `auto` (the model's own; `default` for a model that has none), a name from `names()`
+            or an alias, a variant of one (`aquila@original`), the path of a .toml or .jinja file,
+            or of PaddleNLP's chat_template.json or a folder with one.
         tokenizer_dir: Folder with tokenizer.json.
 
     Raises:
@@ -182,39 +205,83 @@ def load(name: str, tokenizer_dir: str | Path) -> Template:
         EnvironmentFault: E201, no tokenizer.
         DataError: D301 the template can't be used; D304 there is no token to end an answer.
     """
+    from tunesmith.templates import paddle
     from tunesmith.templates.jinja import JinjaTemplate
     from tunesmith.templates.strings import StringTemplate
 
     tokenizer = Tokenizer.load(tokenizer_dir)
     if name == "auto":
-        if tokenizer.chat_template is not None:
-            return JinjaTemplate("the model's own", tokenizer.chat_template, tokenizer)
-        template = StringTemplate("default", _shipped("default"), tokenizer)
-        said = "the model has no chat template of its own: `default` was chosen"
-        template.notes = (said, *template.notes)
-        return template
-    if name in names():
-        return StringTemplate(name, _shipped(name), tokenizer)
+        return _own(tokenizer)
+    label, path, variant = _located(name)
+    source = _text(name, path)
+    if path.suffix == ".toml":
+        return StringTemplate(label, source, tokenizer, variant)
+    if path.suffix == ".json":
+        return paddle.load(label, source, tokenizer)
+    return JinjaTemplate(label, source, tokenizer)
+
+
+def check(name: str) -> None:
+    """Refuses a template that there is not, or whose strings are broken, without a tokenizer.
+
+    Raises:
+        ConfigError: C110, no such template or variant.
+        DataError: D301, its file is missing or has wrong keys.
+    """
+    if name == "auto":
+        return
+    label, path, variant = _located(name)
+    source = _text(name, path)
+    if path.suffix == ".toml":
+        formats.read(label, source, variant)
+
+
+def _text(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DataError("D301", "the template can't be read", where=name, why=why) from None
+
+
+def _own(tokenizer: Tokenizer) -> Template:
+    from tunesmith.templates import paddle
+    from tunesmith.templates.jinja import JinjaTemplate
+    from tunesmith.templates.strings import StringTemplate
+
+    if tokenizer.chat_template is not None:
+        return JinjaTemplate("the model's own", tokenizer.chat_template, tokenizer)
+    file = tokenizer.path / paddle.FILE
+    if file.is_file():
+        return paddle.load(f"the model's own {paddle.FILE}", _text("auto", file), tokenizer)
+    source = (_HERE / "default.toml").read_text(encoding="utf-8")
+    template = StringTemplate("default", source, tokenizer)
+    said = "the model has no chat template of its own: `default` was chosen"
+    template.notes = (said, *template.notes)
+    return template
+
+
+def _located(name: str) -> tuple[str, Path, str]:
+    """(name to show, file, variant) of the template called `name`."""
+    stem, _, variant = name.partition("@")
+    known = stem if stem in names() else aliases().get(stem, "")
+    for suffix in ("toml", "json") if known else ():
+        path = _HERE / f"{known}.{suffix}"
+        if path.is_file() and (suffix == "toml" or not variant):
+            return stem, path, variant
     path = Path(name)
-    if path.suffix in (".toml", ".jinja"):
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = f"{type(error).__name__}: {error}"
-            raise DataError("D301", "the template can't be read", where=name, why=why) from None
-        kind = StringTemplate if path.suffix == ".toml" else JinjaTemplate
-        return kind(path.name, source, tokenizer)
-    known = ("auto", *names())
+    if (path / "chat_template.json").is_file():
+        return path.name, path / "chat_template.json", ""
+    if path.suffix in (".toml", ".jinja", ".json"):
+        return path.name, path, ""
+    every = ("auto", *names(), *sorted(aliases()))
     raise ConfigError(
         "C110",
         f"no template called `{name}`",
         where="data.template",
-        fix=f"{did_you_mean(name, known)}  known: {', '.join(known)}, or a .toml or .jinja file",
+        fix=f"{did_you_mean(name, every)}  known: {', '.join(every)}, "
+        "or a .toml or .jinja file, or a chat_template.json",
     )
-
-
-def _shipped(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def no_end(name: str) -> DataError:

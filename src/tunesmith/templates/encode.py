@@ -46,6 +46,10 @@ class SegmentEncoder:
         """The first control token at or after `start`."""
         return self._control.search(text, start)
 
+    def blank_controls(self, text: str) -> str:
+        """The text, as long as before, with control tokens overwritten: to look for words in."""
+        return self._control.sub(lambda found: "\0" * len(found.group()), text)
+
     def encode_turns(self, sequences: Sequence[Sequence[Turn]]) -> list[list[EncodedTurn]]:
         """Ids of every turn of every sequence; all text goes through few batched calls."""
         segments = []

@@ -1,8 +1,9 @@
 """Makes a conversation fit a length: oldest rounds go first, markup and end markers never.
 
-What remains, in this order: the system prompt and the newest rounds; of a single round that is
-still too long, the user's text is cut in its middle until a quarter of the length is left for the
-answer; then the answer's tail goes, its end marker stays.
+By the rule `newest_rounds` there remain, in this order: the system prompt and the newest rounds; of
+a single round that is still too long, the user's text is cut in its middle until a quarter of the
+length is left for the answer; then the answer's tail goes, its end marker stays. The other rules
+are those of older systems (see `truncate`).
 """
 
 from __future__ import annotations
@@ -10,36 +11,76 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tunesmith.errors import DataError
-from tunesmith.templates.base import EncodedTurn
+from tunesmith.templates import truncate
 from tunesmith.templates.tokenizer import Tokenizer
+from tunesmith.templates.truncate import Limits, Turns, cut_answer, length, shortened
 from tunesmith.types import Conversation, Message
 
-Sequences = list[list[EncodedTurn]]
+Sequences = list[Turns]
+Encode = Callable[[Conversation], Sequences]
 LEAST_USER_TOKENS = 8
 """Less of a user's text than this means nothing; such a row is refused."""
 
 
-def length(turns: list[EncodedTurn]) -> int:
-    """Tokens of a sequence."""
-    return sum(len(turn.prompt_ids) + len(turn.completion_ids) for turn in turns)
-
-
 def fit(
-    conversation: Conversation,
-    encode: Callable[[Conversation], Sequences],
-    tokenizer: Tokenizer,
-    max_length: int,
+    conversation: Conversation, encode: Encode, tokenizer: Tokenizer, limits: Limits
 ) -> Sequences | None:
-    """Sequences of at most `max_length` tokens, or None if a prompt can't be made to fit.
+    """Sequences within the limits, or None if nothing trainable is left of them.
 
     Args:
         conversation: A conversation that ends with the assistant.
         encode: Renders and tokenises one conversation.
         tokenizer: Measures and cuts the user's text.
-        max_length: Tokens.
+        limits: Lengths, and the rule to cut by.
     """
+    if limits.rule == "newest_rounds":
+        return _newest_rounds(conversation, encode, tokenizer, limits)
+    if limits.rule == "newest_rounds_head":
+        return _newest_rounds_head(conversation, encode, limits)
+    made = [truncate.cut(turns, limits) for turns in encode(conversation)]
+    return [turns for turns in made if _says_something(turns)] or None
+
+
+def _says_something(turns: Turns) -> bool:
+    """Whether a trained answer has words left."""
+    return any(turn.weight and len(turn.completion_ids) > turn.end_tokens for turn in turns)
+
+
+def _newest_rounds(
+    conversation: Conversation, encode: Encode, tokenizer: Tokenizer, limits: Limits
+) -> Sequences | None:
+    def shorter(part: Conversation) -> Sequences:
+        answer = limits.max_answer_length or limits.max_length
+        return [[shortened(turn, answer) for turn in turns] for turns in encode(part)]
+
+    if limits.max_prompt_length is not None:
+        cut = _cut_prompts(conversation, shorter, tokenizer, limits.max_prompt_length)
+        if cut is None:
+            return None
+        conversation = cut
+    found, last = _newest_that_fit(conversation, shorter, limits.max_length)
+    return found or _fit_round(last, shorter, tokenizer, limits.max_length)
+
+
+def _newest_rounds_head(
+    conversation: Conversation, encode: Encode, limits: Limits
+) -> Sequences | None:
+    """PaddleNLP with a chat template: rounds from the newest; the last one is always kept, its
+    question and its answer cut at their ends."""
+    found, last = _newest_that_fit(conversation, encode, limits.max_length)
+    sequences = found or _tried(encode, last)[-1:]
+    made = [truncate.cut_head(turns, limits) if limits.excess([turns]) else turns
+            for turns in sequences]  # fmt: skip
+    return [turns for turns in made if _says_something(turns)] or None
+
+
+def _newest_that_fit(
+    conversation: Conversation, encode: Encode, max_length: int
+) -> tuple[Sequences, Conversation]:
+    """Sequences of as many of the newest rounds as fit, perhaps none, and the last round."""
     system, rounds = split_rounds(conversation.messages)
-    low, high, best = 0, len(rounds) - 1, None
+    low, high = 0, len(rounds) - 1
+    best: Sequences = []
     while low <= high:  # the fewer rounds, the fewer tokens: search for the first that fits
         first = (low + high) // 2
         kept = tuple(message for r in rounds[first:] for message in r)
@@ -48,13 +89,10 @@ def fit(
             best, high = sequences, first - 1
         else:
             low = first + 1
-    if best:
-        return best
-    last = Conversation(system + rounds[-1], conversation.tools)
-    return _fit_round(last, encode, tokenizer, max_length)
+    return best, Conversation(system + rounds[-1], conversation.tools)
 
 
-def _tried(encode: Callable[[Conversation], Sequences], part: Conversation) -> Sequences:
+def _tried(encode: Encode, part: Conversation) -> Sequences:
     """Sequences of a part of a conversation; none if nothing in it is trained, or the template
     refuses it."""
     try:
@@ -77,11 +115,31 @@ def split_rounds(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], li
     return system, rounds
 
 
+def _cut_prompts(
+    conversation: Conversation, encode: Encode, tokenizer: Tokenizer, limit: int
+) -> Conversation | None:
+    """The conversation with each question cut in its middle until its prompt fits, or None."""
+    for index, message in enumerate(conversation.messages):
+        if message.role != "assistant":
+            continue
+        margin = 0
+        for _ in range(6):  # cutting shifts merges at the seam, so measure again
+            until = Conversation(conversation.messages[: index + 1], conversation.tools)
+            sequences = _tried(encode, until)
+            excess = len(sequences[-1][-1].prompt_ids) - limit if sequences else 0
+            if excess <= 0:
+                break
+            shorter = _cut_user(conversation, index, excess + margin, tokenizer)
+            if shorter is None:
+                return None
+            conversation, margin = shorter, margin + 4
+        else:
+            return None
+    return conversation
+
+
 def _fit_round(
-    conversation: Conversation,
-    encode: Callable[[Conversation], Sequences],
-    tokenizer: Tokenizer,
-    max_length: int,
+    conversation: Conversation, encode: Encode, tokenizer: Tokenizer, max_length: int
 ) -> Sequences | None:
     """One round: cuts the user's text, then the answer."""
     margin = 0
@@ -95,28 +153,21 @@ def _fit_round(
         excess = length(turns) - answer - room
         if excess <= 0:
             return [cut_answer(turns, max_length)]
-        shorter = _cut_user(conversation, excess + margin, tokenizer)
+        first = next((i for i, m in enumerate(conversation.messages) if m.role == "user"), 0)
+        shorter = _cut_user(conversation, first + 1, excess + margin, tokenizer)
         if shorter is None:
             return None
         conversation, margin = shorter, margin + 4
     return None
 
 
-def cut_answer(turns: list[EncodedTurn], max_length: int) -> list[EncodedTurn]:
-    """The sequence with its last answer's tail cut away; the end marker stays."""
-    over = length(turns) - max_length
-    if over <= 0:
-        return turns
-    last = turns[-1]
-    keep = len(last.completion_ids) - last.end_tokens - over
-    end = last.completion_ids[len(last.completion_ids) - last.end_tokens :]
-    return [*turns[:-1], last._replace(completion_ids=last.completion_ids[:keep] + end)]
-
-
-def _cut_user(conversation: Conversation, excess: int, tokenizer: Tokenizer) -> Conversation | None:
-    """The conversation with `excess` tokens out of the middle of its first user message."""
+def _cut_user(
+    conversation: Conversation, before: int, excess: int, tokenizer: Tokenizer
+) -> Conversation | None:
+    """The conversation with `excess` tokens out of the middle of the user's last message before
+    the one at `before`."""
     messages = list(conversation.messages)
-    index = next((i for i, m in enumerate(messages) if m.role == "user"), None)
+    index = next((i for i in range(before - 1, -1, -1) if messages[i].role == "user"), None)
     if index is None:
         return None
     text = messages[index].text

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import DataError
+from tunesmith.templates import export
 from tunesmith.templates.base import Exchange, Template, Tools, no_end
 from tunesmith.templates.pieces import Piece
 from tunesmith.templates.sandbox import TemplateRefused, compile_template
@@ -92,6 +93,7 @@ class JinjaTemplate(Template):
             notes.append(f"answers end with {tail.strip()!r}, which is no token of this model")
         elif not self.around[1].strip():
             notes.append(f"the template puts no end marker after answers: {tail} is added")
+        self.add_stops(export.stops(self.source))
 
     def _has_default_system(self, ask: Message) -> bool:
         """Whether an empty system message gives less text than none at all."""
@@ -306,6 +308,7 @@ class _Chat:
     def _last_call(self, index: int, text: str) -> int:
         """End of the last tool call's name or last argument, wherever the template put them."""
         ends = [0]
+        text = self.template.encoder.blank_controls(text)  # `m` is no part of `<|im_end|>`
         for call in self.plain[index].get("tool_calls", ()):
             arguments = call["function"]["arguments"]
             values = list(arguments.values())[-1:] if isinstance(arguments, dict) else [arguments]

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -105,6 +105,20 @@ def compile_template(source: str) -> Callable[..., str]:
             _BUDGET.reset(token)
 
     return render
+
+
+def variables(source: str) -> frozenset[str]:
+    """Names that a template or a part of one wants to be given; nothing of it is run.
+
+    Raises:
+        TemplateRefused: It is no template.
+    """
+    environment = _Environment()
+    try:
+        found = meta.find_undeclared_variables(environment.parse(source))
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise TemplateRefused(_short(error)) from None
+    return frozenset(found) - frozenset(environment.globals)
 
 
 def _joined_within(chunks: Iterable[str], variables: dict[str, Any]) -> str:

@@ -2,83 +2,61 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import tomllib
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Sequence
 
 from tunesmith.errors import DataError
-from tunesmith.registry import did_you_mean
+from tunesmith.templates import calls, export, formats
 from tunesmith.templates.base import Exchange, Template, Tools, no_end
+from tunesmith.templates.formats import Format, split
 from tunesmith.templates.pieces import Piece
 from tunesmith.templates.tokenizer import Tokenizer
-from tunesmith.types import Message, Text, Thinking
+from tunesmith.types import Message, Thinking, ToolCall
 
-
-@dataclass(frozen=True)
-class Format:
-    """The strings of a chat format. `{content}` stands for what a message says."""
-
-    description: str
-    """One line for lists of templates."""
-    user: str
-    """A message of the user."""
-    assistant: str = ""
-    """What precedes every answer: the generation prompt."""
-    answer: str = "{content}"
-    """An answer; white space in front belongs to the completion, where tokenizers expect it."""
-    end: str = "eos"
-    """What ends an answer: a token's string, or `eos`."""
-    separator: str = ""
-    """Between the end of an answer and the next message."""
-    system: str = "{content}"
-    """The system prompt."""
-    system_in_user: bool = False
-    """The system prompt stands inside the first message of the user."""
-    default_system: str = ""
-    """System prompt of conversations that have none."""
-    tool: str = ""
-    """A tool's result; empty: the format has no tools."""
-    bos: Literal["tokenizer", "always", "each_turn"] = "tokenizer"
-    """BOS in front: if the tokenizer adds one to text; always; or before every user message that
-    begins a turn. Never where the tokenizer has none."""
-    stop_strings: tuple[str, ...] = ()
-    """Strings that end an answer besides the end marker."""
-    thinking: str = "<think>\n{content}\n</think>\n\n"
-    """Reasoning, in front of its answer."""
+_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
+_Numbered = Sequence[tuple[int, Message]]
+"""Messages that are rendered together, each with its index in the conversation."""
 
 
 class StringTemplate(Template):
     """A chat format written as strings."""
 
-    def __init__(self, name: str, source: str, tokenizer: Tokenizer):
-        super().__init__(name, source, tokenizer)
-        self.format = _read(name, source)
-        self.end, self.notes = _end(name, self.format, tokenizer)
-        self._begin = tokenizer.bos if _writes_bos(self.format, tokenizer) else ""
-        each = self._begin if self.format.bos == "each_turn" else ""
-        self._between = self.format.separator + each
-        self._user = self._parts(self.format.user)
-        self._system = self._parts(self.format.system)
-        self._tool = self._parts(self.format.tool) if self.format.tool else None
-        before, after = _split(self.format.answer)
-        self._answer = Piece(before, True), Piece(after + self.end, True)
-        self._thinking = self._parts(self.format.thinking)
+    def __init__(self, name: str, source: str, tokenizer: Tokenizer, variant: str = ""):
+        format = self.format = formats.read(name, source, variant)
+        name = f"{name}@{variant}" if variant else name
+        super().__init__(name, formats.canonical(format), tokenizer)
+        self.end, self.notes = _end(name, format, tokenizer)
+        call_end = format.tools.end if format.tools else ""
+        self.call_end = call_end if call_end in tokenizer.added else self.end
+        self.bos = tokenizer.bos if _writes_bos(format, tokenizer) else ""
+        self.between = format.separator + (self.bos if format.bos == "each_turn" else "")
+        # What the end of an answer has already written of the next message of the user.
+        self.opened = self.end if format.end_opens_user and self.end == format.end else ""
+        self.opened = self.opened if format.user.startswith(self.opened) else ""
+        self._begin, self._between = (
+            Piece(self.bos + format.prefix, True),
+            Piece(self.between, True),
+        )
+        self._system, self._thinking = _parts(format.system), _parts(format.thinking)
+        self._user = split(format.user)
+        self._assistant = Piece(format.assistant, True)
+        before, after = split(format.answer)
+        self._answer = Piece(before, True)
+        self._end, self._call_end = (
+            Piece(after + self.end, True),
+            Piece(after + self.call_end, True),
+        )
         self.answer_prefix = before if before.isspace() else ""
-        end_id = tokenizer.added.get(self.end)
-        self.stop_ids = tuple(dict.fromkeys(i for i in (end_id, tokenizer.eos_id) if i is not None))
-        self.stop_strings = self.format.stop_strings
+        ends = tokenizer.added.get(self.end), tokenizer.eos_id
+        self.stop_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+        self.add_stops([*format.stop_strings, *([call_end] if call_end else [])])
+        self.rewrites_history = not format.history
         self.jinja = self.jinja_for(None)
 
     def jinja_for(self, system: str | None) -> str:
         """The same format in Jinja, with a default system prompt (None: the format's own)."""
         default = self.format.default_system if system is None else system
-        return _jinja(self, default)
-
-    def _parts(self, string: str) -> tuple[Piece, Piece]:
-        before, after = _split(string)
-        return Piece(before, True), Piece(after, True)
+        return export.jinja(self, default)
 
     def _with_system(
         self, messages: tuple[Message, ...], system: str | None
@@ -89,110 +67,129 @@ class StringTemplate(Template):
         return (Message.of("system", text), *messages) if text else messages
 
     def _sequences(self, messages: tuple[Message, ...], tools: Tools) -> list[list[int | Exchange]]:
-        exchanges, _ = self._walk(messages, tools)
-        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        return [[entry for pair in zip(exchanges, answers, strict=True) for entry in pair]]
+        made: list[list[int | Exchange]] = []
+        for part in self._shown_together(messages):
+            exchanges, _ = self._walk(part, tools)
+            answers = [index for index, message in part if message.role == "assistant"]
+            made.append([e for pair in zip(exchanges, answers, strict=True) for e in pair])
+        return made
 
     def _prompt(
         self, messages: tuple[Message, ...], tools: Tools
     ) -> tuple[list[Exchange], tuple[Piece, ...]]:
-        history, prompt = self._walk(messages, tools)
-        return history, (*prompt, Piece(self.format.assistant, True))
+        history, prompt = self._walk(self._shown_together(messages)[-1], tools)
+        return history, (*prompt, self._assistant)
 
-    def _walk(
-        self, messages: tuple[Message, ...], tools: Tools
-    ) -> tuple[list[Exchange], list[Piece]]:
+    def _shown_together(self, messages: tuple[Message, ...]) -> list[_Numbered]:
+        """All messages; or, in a format without history, each round with the system prompt."""
+        numbered = list(enumerate(messages))
+        if self.format.history:
+            return [numbered]
+        front = [pair for pair in numbered[:1] if pair[1].role == "system"]
+        rounds: list[list[tuple[int, Message]]] = []
+        before = "assistant"
+        for index, message in numbered[len(front) :]:
+            if not rounds or (message.role == "user" and before != "user"):
+                rounds.append([])
+            rounds[-1].append((index, message))
+            before = message.role
+        return [[*front, *each] for each in rounds] or [front]
+
+    def _walk(self, numbered: _Numbered, tools: Tools) -> tuple[list[Exchange], list[Piece]]:
         """The exchanges, and the pieces that follow the last answer."""
-        if tools:
-            raise self._refusal("tools")
-        if self.format.system_in_user and [m.role for m in messages[:2]] == ["system", "assistant"]:
-            raise self._refusal("an answer before the first question")
+        messages = [message for _, message in numbered]
+        head = self._head(messages, tools)
+        prompt = [self._begin]
+        if not self.format.system_in_user:
+            prompt, head = prompt + head, []
         exchanges: list[Exchange] = []
-        prompt = [Piece(self._begin, True)]
+        rounds = self.format.first_round
         for index, message in enumerate(messages):
-            if message.role == "assistant":
+            role = message.role
+            if head and role not in ("system", "user"):
+                raise self._refusal("an answer before the first question")
+            if role == "assistant":
                 exchanges.append(self._exchange(prompt, message))
-                prompt = [Piece(self._between, True)]
-            else:
-                self._add(prompt, messages, index)
+                prompt = [self._between]
+            elif role == "user":
+                answered = index > 0 and messages[index - 1].role == "assistant"
+                prompt += self._question(message, head, rounds, answered)
+                head, rounds = [], rounds + 1
+            elif role == "tool":
+                prompt += self._result(messages, index)
+            elif index:
+                raise self._refusal("a system message after the first")
         return exchanges, prompt
 
+    def _head(self, messages: Sequence[Message], tools: Tools) -> list[Piece]:
+        """The system prompt, with the tools; nothing where there is neither."""
+        format = self.format
+        text = messages[0].text if messages and messages[0].role == "system" else ""
+        if tools and not format.tools:
+            raise self._refusal("tools")
+        if text and not format.system:
+            raise self._refusal("a system prompt", 'leave it out: data.system=""')
+        if not (text or tools or format.empty_system):
+            return []
+        before, after = self._system
+        if tools and format.tools:
+            return [before, *calls.told(format.tools, tools, text), after]
+        return [before, Piece(text, False), after]
+
+    def _question(
+        self, message: Message, head: list[Piece], number: int, answered: bool
+    ) -> list[Piece]:
+        before, after = self._user
+        if "{round}" in self.format.user:
+            before, after = (s.replace("{round}", str(number)) for s in (before, after))
+        if answered:
+            before = before.removeprefix(self.opened)
+        return [Piece(before, True), *head, Piece(message.text, False), Piece(after, True)]
+
     def _exchange(self, prompt: list[Piece], message: Message) -> Exchange:
-        before, after = self._answer
-        completion = [before] if before.text else []
+        completion = [self._answer] if self._answer.text else []
+        made: list[ToolCall] = []
         for part in message.parts:
             if isinstance(part, Thinking):
                 opening, closing = self._thinking
                 completion += [opening, Piece(part.text, False), closing]
-            elif not isinstance(part, Text):
-                raise self._refusal("tool calls")
-        completion += [Piece(message.text, False), after]
-        return (*prompt, Piece(self.format.assistant, True)), tuple(completion)
+            elif isinstance(part, ToolCall):
+                made.append(part)
+        completion.append(Piece(message.text, False))
+        if not made:
+            return (*prompt, self._assistant), (*completion, self._end)
+        if self.format.tools is None:
+            raise self._refusal("tool calls")
+        if self.format.tools.single and len(made) > 1:
+            raise self._refusal("more than one tool call in an answer")
+        completion += calls.called(self.format.tools, made, bool(message.text))
+        return (*prompt, self._assistant), (*completion, self._call_end)
 
-    def _add(self, prompt: list[Piece], messages: tuple[Message, ...], index: int) -> None:
-        message = messages[index]
-        if message.role == "system":
-            if index:
-                raise self._refusal("a system message after the first")
-            if not self.format.system_in_user and message.text:
-                prompt += _filled(self._system, message.text)
-            return
-        if message.role == "tool" and self._tool is None:
+    def _result(self, messages: Sequence[Message], index: int) -> list[Piece]:
+        if self.format.tools is None:
             raise self._refusal("messages of tools")
-        before, after = self._user if message.role == "user" else self._tool or self._user
-        prompt.append(before)
-        first = messages[0]
-        if index == 1 and self.format.system_in_user and first.role == "system" and first.text:
-            prompt += _filled(self._system, first.text)
-        prompt += [Piece(message.text, False), after]
+        text = messages[index].text
+        first = index == 0 or messages[index - 1].role != "tool"
+        last = index + 1 == len(messages) or messages[index + 1].role != "tool"
+        return calls.result(self.format.tools, text, first=first, last=last)
 
-    def _refusal(self, what: str) -> DataError:
-        fix = "use the model's own template (data.template=auto), if it has one"
-        return DataError("D302", f"the template `{self.name}` has no place for {what}", fix=fix)
-
-
-def _filled(parts: tuple[Piece, Piece], text: str) -> list[Piece]:
-    return [parts[0], Piece(text, False), parts[1]]
+    def _refusal(self, what: str, fix: str = "") -> DataError:
+        return DataError(
+            "D302",
+            f"the template `{self.name}` has no place for {what}",
+            fix=fix or "use the model's own template (data.template=auto), if it has one",
+        )
 
 
-def _split(string: str) -> tuple[str, str]:
-    before, _, after = string.partition("{content}")
-    return before, after
-
-
-def _read(name: str, source: str) -> Format:
-    """Raises DataError D301 unless the file has exactly a format's strings."""
-    fields = {field.name: field for field in dataclasses.fields(Format)}
-    try:
-        found = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise _bad(name, f"is no TOML: {error}") from None
-    for key in found:
-        if key not in fields:
-            near = did_you_mean(key, list(fields))
-            raise _bad(name, f"has the unknown key `{key}`; {near} known: {', '.join(fields)}")
-    for key in ("description", "user"):
-        if key not in found:
-            raise _bad(name, f"lacks the key `{key}`")
-    for key, value in found.items():
-        kind = {"system_in_user": bool, "stop_strings": list}.get(key, str)
-        if not isinstance(value, kind):
-            raise _bad(name, f"has a {type(value).__name__} for `{key}`, not a {kind.__name__}")
-    for key in ("user", "answer", "system", "tool", "thinking"):
-        if found.get(key) and found[key].count("{content}") != 1:
-            raise _bad(name, f"needs `{{content}}` once in `{key}`")
-    if found.get("bos", "tokenizer") not in ("tokenizer", "always", "each_turn"):
-        raise _bad(name, f"has `bos` {found['bos']!r}; known: tokenizer, always, each_turn")
-    found["stop_strings"] = tuple(found.get("stop_strings", ()))
-    return Format(**found)
-
-
-def _bad(name: str, what: str) -> DataError:
-    return DataError("D301", f"the template `{name}` {what}", where=name)
+def _parts(string: str) -> tuple[Piece, Piece]:
+    before, after = split(string)
+    return Piece(before, True), Piece(after, True)
 
 
 def _writes_bos(format: Format, tokenizer: Tokenizer) -> bool:
-    return bool(tokenizer.bos) and (format.bos != "tokenizer" or tokenizer.adds_bos)
+    if format.bos == "never" or not tokenizer.bos:
+        return False
+    return format.bos != "tokenizer" or tokenizer.adds_bos
 
 
 def _end(name: str, format: Format, tokenizer: Tokenizer) -> tuple[str, tuple[str, ...]]:
@@ -216,66 +213,9 @@ def _end(name: str, format: Format, tokenizer: Tokenizer) -> tuple[str, tuple[st
 
 
 def _tokens_named(format: Format) -> list[str]:
-    """`<|…|>` strings in the markup, in order."""
-    found = []
-    for string in (format.system, format.user, format.assistant, format.separator, format.tool):
-        for part in string.split("<|")[1:]:
-            if "|>" in part:
-                found.append(f"<|{part.partition('|>')[0]}|>")
-    return list(dict.fromkeys(found))
-
-
-def _jinja(template: StringTemplate, default_system: str) -> str:
-    """The format as Jinja: the same text in any engine that renders chat templates."""
-    format, q = template.format, lambda text: json.dumps(text, ensure_ascii=False)
-    user, system = _split(format.user), _split(format.system)
-    answer, thinking = _split(format.answer), _split(format.thinking)
-    tool = _split(format.tool)
-    bos = "bos_token" if template._begin else '""'
-    between = q(format.separator) + (
-        " + bos_token" if template._between != format.separator else ""
-    )
-    system_text = f"{q(system[0])} + system + {q(system[1])}"
-    outside = f"{{%- if system %}}{{{{ {system_text} }}}}{{%- endif %}}"
-    inside = f"({system_text} if system and loop.first else '')"
-    in_user = f" + {inside}" if format.system_in_user else ""
-    lines = [
-        "{%- if messages and messages[0]['role'] == 'system' %}",
-        "{%- set system = messages[0]['content'] %}{%- set rest = messages[1:] %}",
-        "{%- else %}",
-        f"{{%- set system = {q(default_system)} %}}{{%- set rest = messages %}}",
-        "{%- endif %}",
-        f"{{{{- {bos} }}}}",
-        "" if format.system_in_user else outside,
-        "{%- for message in rest %}",
-        "{%- if not loop.first and loop.previtem['role'] == 'assistant' %}",
-        f"{{{{- {between} }}}}",
-        "{%- endif %}",
-        "{%- if message['role'] == 'user' %}",
-        f"{{{{- {q(user[0])}{in_user} + message['content'] + {q(user[1])} }}}}",
-        "{%- elif message['role'] == 'assistant' %}",
-        f"{{{{- {q(format.assistant + answer[0])} }}}}",
-        "{%- if message['reasoning_content'] is string %}",
-        f"{{{{- {q(thinking[0])} + message['reasoning_content'] + {q(thinking[1])} }}}}",
-        "{%- endif %}",
-        f"{{{{- message['content'] + {q(answer[1] + template.end)} }}}}",
-    ]
-    if format.tool:
-        lines += [
-            "{%- elif message['role'] == 'tool' %}",
-            f"{{{{- {q(tool[0])} + message['content'] + {q(tool[1])} }}}}",
-        ]
-    lines += [
-        "{%- else %}",
-        "{{- raise_exception('this chat format has no place for a message of the role ' "
-        "+ message['role'] + ' here') }}",
-        "{%- endif %}",
-        "{%- endfor %}",
-        "{%- if add_generation_prompt %}",
-        "{%- if rest and rest[-1]['role'] == 'assistant' %}",
-        f"{{{{- {between} }}}}",
-        "{%- endif %}",
-        f"{{{{- {q(format.assistant)} }}}}",
-        "{%- endif %}",
-    ]
-    return "\n".join(line for line in lines if line) + "\n"
+    """Strings of the markup that ought to be tokens, in order."""
+    texts = [format.prefix, format.system, format.user, format.assistant, format.separator]
+    if format.tools:
+        texts += [format.tools.call, format.tools.results, format.tools.result]
+    found = [token for text in texts for token in _TOKEN.findall(text)]
+    return list(dict.fromkeys([*found, *format.tokens]))

@@ -173,14 +173,16 @@ class Tokenizer:
         """Added tokens that content may never produce, in a template whose source is `markup`.
 
         They are the special tokens, and other added tokens that the template writes: some models
-        don't flag `<｜User｜>`. Pairs of tags such as `<think>` … `</think>` that the tokenizer
+        don't flag `<｜User｜>`. White space is content wherever it stands. Pairs of tags such as
+        `<think>` … `</think>` that the tokenizer
         does not call special are the model's to write, hence left to content.
         """
         found = set()
         for token, id in self.added.items():
             tag = _TAG.fullmatch(token)
             paired = tag and {f"<{tag[1]}>", f"</{tag[1]}>"} <= self.added.keys()
-            if id in self.special_ids or (token in markup and not paired):
+            written = token in markup and not paired and not token.isspace()
+            if id in self.special_ids or written:
                 found.add(token)
         return frozenset(found)
 
