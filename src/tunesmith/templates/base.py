@@ -175,17 +175,23 @@ def load(name: str, tokenizer_dir: str | Path) -> Template:
     Args:
         name: `auto` (the model's own; `default` for a model that has none), a name from `names()`,
             or the path of a .toml or .jinja file.
-        tokenizer_dir: Folder with tokenizer.json.
+        tokenizer_dir: Folder with tokenizer.json, or with what becomes one.
 
     Raises:
         ConfigError: C110, no such template.
         EnvironmentFault: E201, no tokenizer.
         DataError: D301 the template can't be used; D304 there is no token to end an answer.
     """
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    template = _load(name, tokenizer)
+    template.notes = (*tokenizer.notes, *template.notes)
+    return template
+
+
+def _load(name: str, tokenizer: Tokenizer) -> Template:
     from tunesmith.templates.jinja import JinjaTemplate
     from tunesmith.templates.strings import StringTemplate
 
-    tokenizer = Tokenizer.load(tokenizer_dir)
     if name == "auto":
         if tokenizer.chat_template is not None:
             return JinjaTemplate("the model's own", tokenizer.chat_template, tokenizer)
