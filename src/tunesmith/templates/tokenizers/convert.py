@@ -24,7 +24,7 @@ from tokenizers import Tokenizer as Rust
 from tunesmith import platform
 from tunesmith.errors import EnvironmentFault, RunError
 from tunesmith.templates.tokenizers import bytelevel, gguf, patterns, sentencepiece, special
-from tunesmith.templates.tokenizers.faults import no_pattern, unreadable
+from tunesmith.templates.tokenizers.faults import no_pattern, unreadable, unsupported
 
 TARGET = "tokenizer.json"
 _GLOBS = ("*.model", "*.model.v[0-9]*", "*.tiktoken")
@@ -105,11 +105,14 @@ def convert(path: Path, pattern: str | None = None) -> Converted:
         settings, defaults, llama = given.config, _gpt2_names(rust), False
     elif bytelevel.looks_like_ranks(head):
         rust, kind, defaults = _ranks(source, given, pattern)
-        settings, notes, llama = given.config, [], kind.endswith("llama3")
+        settings, notes, llama = given.config, [], False
+        if "bos_token" in defaults:
+            settings = {"add_bos_token": True, **settings}
     else:
         model = _sentencepiece(source)
         if given.config.get("add_prefix_space") is False:
             model = dataclasses.replace(model, add_dummy_prefix=False)
+        _chatglm(model, given)
         rust, notes = sentencepiece.convert(model, legacy=given.config.get("legacy") is not False)
         kind = "SentencePiece " + ("BPE" if model.kind == sentencepiece.BPE else "Unigram")
         settings, defaults, llama = given.config, model.named(), model.byte_fallback
@@ -131,6 +134,21 @@ def _sentencepiece(source: Path) -> sentencepiece.Model:
         return sentencepiece.read(source.read_bytes())
     except (ValueError, OSError) as error:
         raise unreadable(source, f"no SentencePiece model ({error})") from None
+
+
+def _chatglm(model: sentencepiece.Model, given: special.Given) -> None:
+    """What stands in the code of ChatGLM: in 2 and 3 tokens after the pieces, in 1 a rewriting.
+
+    Raises:
+        EnvironmentFault: E223, ChatGLM 1.
+    """
+    if given.kind != "chatglmtokenizer":
+        return
+    if any(piece.text == "<|blank_2|>" for piece in model.pieces):
+        raise unsupported("the tokenizer of ChatGLM 1, whose code rewrites line breaks and spaces,")
+    if not given.added:
+        for id, text in enumerate(("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"), len(model.pieces)):
+            given.added[id] = special.AddedToken(text, special=True, normalized=False)
 
 
 def _ranks(

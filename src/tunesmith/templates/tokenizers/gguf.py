@@ -171,8 +171,8 @@ def _wordpiece(tokens: list[str]) -> Rust:
 
 def _declare(rust: Rust, tokens: list[str], types: list[int]) -> None:
     """Tells which tokens are looked for in text before it is split."""
-    for token, kind in zip(tokens, types, strict=True):
-        if kind in (spm.CONTROL, spm.UNKNOWN):
-            rust.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif kind == spm.USER_DEFINED:
-            rust.add_tokens([AddedToken(token, normalized=False)])
+    typed = list(zip(tokens, types, strict=True))
+    control = [token for token, kind in typed if kind in (spm.CONTROL, spm.UNKNOWN)]
+    rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
+    defined = [token for token, kind in typed if kind == spm.USER_DEFINED]
+    rust.add_tokens([AddedToken(token, normalized=False) for token in defined])

@@ -20,6 +20,8 @@ from tunesmith.templates.tokenizers.faults import unsupported
 
 SPACE = "▁"
 _PRIVATE = 0x10F000
+_BARRED = 100.0
+"""A control token scores lower than the worst piece by so much: several pieces are better."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
 _KINDS = {UNIGRAM: "unigram", BPE: "BPE", 3: "word", 4: "character"}
@@ -135,8 +137,9 @@ def convert(model: Model, *, legacy: bool = True) -> tuple[Rust, list[str]]:
     _check(model)
     notes: list[str] = []
     rust = Rust(_bpe(model, notes) if model.kind == BPE else _unigram(model))
-    symbols = [piece.text for piece in model.pieces if piece.type == USER_DEFINED]
-    before = _before(model, symbols)
+    defined = [piece.text for piece in model.pieces if piece.type == USER_DEFINED]
+    before = _before(model, defined)
+    symbols = [text for text in defined if not _is_alone(text, model)]
     first = model.add_dummy_prefix and not legacy and not symbols
     steps = list(before)
     if model.add_dummy_prefix and not first:
@@ -180,7 +183,33 @@ def _check(model: Model) -> None:
         raise unsupported("SentencePiece's escape_whitespaces=false")
 
 
-def _before(model: Model, symbols: Sequence[str]) -> list[Any]:
+def _is_alone(symbol: str, model: Model) -> bool:
+    """Whether a symbol needs no search: one character that no merge or piece goes across."""
+    if len(symbol) != 1 or symbol == SPACE:
+        return False
+    return model.kind == BPE or not any(
+        symbol in piece.text for piece in model.pieces if piece.type == NORMAL
+    )
+
+
+def _by_rules(rules: Any) -> list[Any]:
+    """SentencePiece's rules, kept from losing characters.
+
+    `Precompiled` looks up a character together with the marks on it, and if only the character has
+    a rule the marks are lost (Hugging Face's spm_precompiled). So characters and
+    marks that have a common form are composed first, and the others are held apart.
+    """
+    apart = chr(_PRIVATE)
+    composed = [normalizers.NFC()] if rules.normalize_str("e\u0301") == "\u00e9" else []
+    return [
+        *composed,
+        normalizers.Replace(Regex(r"(?<=.)(?=\p{M})|(?<=\r)(?=\n)"), apart),
+        rules,
+        normalizers.Replace(apart, ""),
+    ]
+
+
+def _before(model: Model, defined: Sequence[str]) -> list[Any]:
     """Normalisation that comes before the space in front.
 
     SentencePiece's rules leave user-defined symbols alone. Those that they would change (a line
@@ -189,11 +218,11 @@ def _before(model: Model, symbols: Sequence[str]) -> list[Any]:
     steps: list[Any] = []
     if model.charsmap:
         rules = normalizers.Precompiled(model.charsmap)
-        changed = [text for text in symbols if rules.normalize_str(text) != text]
+        changed = [text for text in defined if rules.normalize_str(text) != text]
         changed.sort(key=len, reverse=True)
-        shields = {text: chr(_PRIVATE + n) for n, text in enumerate(changed)}
+        shields = {text: chr(_PRIVATE + n) for n, text in enumerate(changed, 1)}
         steps += [normalizers.Replace(text, shield) for text, shield in shields.items()]
-        steps.append(rules)
+        steps += _by_rules(rules)
         steps += [normalizers.Replace(shield, text) for text, shield in shields.items()]
     if model.remove_extra_whitespaces:
         steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))
@@ -249,10 +278,10 @@ def _note_oddities(model: Model, unreachable: int, notes: list[str]) -> None:
 
 
 def _unigram(model: Model) -> models.Unigram:
-    """Unigram; what is no normal piece gets the lowest score, so that text rarely spells it."""
+    """Unigram; what is no normal piece gets a score so low that text does not spell it."""
     lowest = min((p.score for p in model.pieces if p.type == NORMAL), default=0.0)
     vocabulary = [
-        (piece.text, piece.score if piece.type in (NORMAL, USER_DEFINED) else lowest)
+        (piece.text, piece.score if piece.type in (NORMAL, USER_DEFINED) else lowest - _BARRED)
         for piece in model.pieces
     ]
     return models.Unigram(vocabulary, model.unknown(), model.byte_fallback)

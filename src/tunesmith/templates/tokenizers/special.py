@@ -7,8 +7,9 @@ They stand in up to four files, older ones in more of them: `tokenizer_config.js
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -97,36 +98,46 @@ def apply(rust: Rust, given: Given, defaults: Mapping[str, str], where: str) -> 
     """
     notes: list[str] = []
     special = {*given.named.values(), *given.extra}
-    for id, token in sorted(given.added.items()):
-        size = _size(rust)
-        if id > size and rust.token_to_id(token.content) is None:
-            rust.add_special_tokens(
-                [AddedToken(f"<|unused_{i}|>", special=True) for i in range(size, id)]
-            )
-            notes.append(f"ids {size} to {id - 1} have no token; they are called <|unused_N|>")
-        _add(rust, token, special=token.special or token.content in special)
+    new = {id: t for id, t in given.added.items() if rust.token_to_id(t.content) is None}
+    size = max(rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    gaps = [id for id in range(size, max(new, default=-1)) if id not in new]
+    new |= {id: AddedToken(f"<|unused_{id}|>", special=True) for id in gaps}
+    if gaps:
+        notes.append(f"{len(gaps)} ids from {gaps[0]} on have no token: they are <|unused_N|>")
+    _add(rust, [t for _, t in sorted((given.added | new).items())], special)
+    for id, token in given.added.items():
         if rust.token_to_id(token.content) != id:
             raise conflict(where, token.content, id, rust.token_to_id(token.content))
     _from_ids(rust, given)
     for name, content in defaults.items():
         given.named.setdefault(name, content)
     wanted = dict.fromkeys([*given.named.values(), *given.extra])
-    new = [text for text in wanted if rust.token_to_id(text) is None]
-    for text in wanted:
-        _add(rust, AddedToken(text, normalized=False), special=True)
-    if new:
-        told = ", ".join(f"{text} ({rust.token_to_id(text)})" for text in new[:4])
-        notes.append(f"{len(new)} special tokens are not in the vocabulary and were added: {told}")
+    late = [text for text in wanted if rust.token_to_id(text) is None]
+    _add(rust, [AddedToken(text, normalized=False) for text in wanted], set(wanted))
+    if late:
+        told = ", ".join(f"{text} ({rust.token_to_id(text)})" for text in late[:4])
+        notes.append(f"{len(late)} special tokens are not in the vocabulary and were added: {told}")
     return notes
 
 
-def _add(rust: Rust, token: AddedToken, special: bool) -> None:
-    flags = {k: getattr(token, k) for k in ("lstrip", "rstrip", "single_word", "normalized")}
-    made = AddedToken(token.content, special=special, **flags)
-    if special:
-        rust.add_special_tokens([made])
-    else:
-        rust.add_tokens([made])
+def _add(rust: Rust, tokens: Sequence[AddedToken], special: Collection[str]) -> None:
+    """Adds tokens in their order, many at once: each call builds the search anew."""
+    for is_special, group in groupby(tokens, lambda t: t.special or t.content in special):
+        made = [
+            AddedToken(
+                t.content,
+                special=is_special,
+                lstrip=t.lstrip,
+                rstrip=t.rstrip,
+                single_word=t.single_word,
+                normalized=t.normalized,
+            )
+            for t in group
+        ]
+        if is_special:
+            rust.add_special_tokens(made)
+        else:
+            rust.add_tokens(made)
 
 
 def _from_ids(rust: Rust, given: Given) -> None:
@@ -178,10 +189,6 @@ def config(given: Given) -> dict[str, Any]:
         kept["additional_special_tokens"] = given.extra
     settings = {"clean_up_tokenization_spaces": False, **kept, **given.named}
     return {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
-
-
-def _size(rust: Rust) -> int:
-    return max(rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def _object(file: Path) -> dict[str, Any]:
