@@ -120,6 +120,8 @@ def vectors(folder: Path, name: str) -> list[tuple[str, list[int]]]:
     file = folder / f"ggml-vocab-{name}.gguf"
     texts = file.with_suffix(".gguf.inp").read_text(encoding="utf-8").split(SEPARATOR)
     lines = file.with_suffix(".gguf.out").read_text(encoding="utf-8").split("\n")
-    found = [(text, [int(id) for id in line.split()]) for text, line in zip(texts, lines)]
+    found = [
+        (text, [int(id) for id in line.split()]) for text, line in zip(texts, lines, strict=True)
+    ]
     assert len(found) == 47
     return found

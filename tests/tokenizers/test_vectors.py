@@ -42,9 +42,10 @@ SENTENCEPIECE = (
     "mistral/mistral_instruct_tokenizer_241114.model.v7",
 )
 TRICKY = [
-    "", " ", "  a  ", "\n", "\n\nHello", "\tx\ty", "①②", "e\u0301", "ﬁ", "a\u00a0b", "▁x", "x ▁", "½",
-    "ｆｕｌｌ", "a\u200bb", "a  b   c    d", "x<n>y", "hi<eoh>there", "[REF]abc[/REF]", "\r\n", "𝒳", "7",
-    "🏳️‍🌈", "aaa aaaa aaaaa aaaaaaaa", "-------- ======", "<s>x</s>", "<unk>", "″\u0339", "ÀĀ\u0327",
+    "", " ", "  a  ", "\n", "\n\nHello", "\tx\ty", "①②", "e\u0301", "ﬁ", "a\u00a0b", "▁x", "x ▁",
+    "½", "ｆｕｌｌ", "a\u200bb", "a  b   c    d", "x<n>y", "hi<eoh>there", "[REF]abc[/REF]", "\r\n",
+    "𝒳", "7", "🏳️‍🌈", "aaa aaaa aaaaa aaaaaaaa", "-------- ======", "<s>x</s>", "<unk>", "″\u0339",
+    "ÀĀ\u0327",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def convert_tokenizer(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace a tokenizer.json.")] = False,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
-    """Make tokenizer.json of tokenizer.model, *.tiktoken, vocab.json + merges.txt or a GGUF file."""
+    """Make a tokenizer.json of tokenizer.model, *.tiktoken, vocab.json + merges.txt or GGUF."""
     from tunesmith.errors import ConfigError
     from tunesmith.templates.tokenizers import convert, patterns
 
@@ -49,5 +49,82 @@ def convert_tokenizer(
         "output": str(folder / convert.TARGET),
         "notes": list(made.notes),
     }
-    text = f"read    {made.source} ({made.kind})\nwrote   {folder / convert.TARGET} · {size:,} tokens"
+    text = (
+        f"read    {made.source} ({made.kind})\nwrote   {folder / convert.TARGET} · {size:,} tokens"
+    )
     output.result(found, json=json, text=text)
+
+
+def expand_vocab(
+    model: Annotated[str, typer.Argument(help="Run, directory, builtin: or hub id.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Directory to make.")],
+    words: Annotated[Path | None, typer.Option(help="File with one word a line.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Data to find words in, by BPE, instead of a list.")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Pieces to look for in the corpus.")] = 8000,
+    script: Annotated[
+        str, typer.Option(help="… in this script: cjk, japanese, khmer, lao, myanmar, thai.")
+    ] = "cjk",
+    init: Annotated[
+        str, typer.Option(help="New rows: mean of the old pieces' rows, or random.")
+    ] = "mean",
+    multiple: Annotated[int, typer.Option(help="Round the rows up to a multiple.")] = 64,
+    seed: Annotated[int, typer.Option(help="For --init random.")] = 42,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there.")] = False,
+    json: Annotated[bool, output.JSON] = False,
+) -> None:
+    """Add words to a model's vocabulary; old tokens keep their ids and logits."""
+    from tunesmith.errors import ConfigError
+
+    if (words is None) == (corpus is None):
+        raise ConfigError(
+            "C222",
+            "new words come from a list or from a corpus: one of the two",
+            where="command line",
+            fix="--words FILE, or --corpus PATH --vocab-size 8000",
+        )
+    from tunesmith.exporting import vocabulary, words_impl
+
+    base = _full_weights(model)
+    if words is not None:
+        found = words_impl.read_words(words)
+    else:
+        found = words_impl.train(corpus, vocab_size, script)
+        output.log(f"corpus  {len(found):,} pieces found in {corpus} ({script})")
+    report = vocabulary.expand(
+        base, out, found, init=init, multiple=multiple, seed=seed, replace=yes
+    )
+    for note in report.notes:
+        output.log(f"note    {note}")
+    for why, count in report.skipped.items():
+        output.log(f"skipped {count:,} words: {why}")
+    tied = "tied" if report.tied else "not tied"
+    text = (
+        f"added   {report.added:,} words, ids {report.first_id:,} to {report.tokens - 1:,}; "
+        f"they took {report.pieces_before:.1f} tokens each\n"
+        f"rows    {report.rows_before:,} → {report.rows:,} (embedding and head {tied}), new ones "
+        f"by {report.init}\n"
+        f"wrote   {report.path} · {report.bytes / 1e6:,.1f} MB in {len(report.files)} file(s)\n"
+        f"next    tunesmith train model={report.path} stage=pretrain tuner=full data.train=TEXT"
+    )
+    output.result(report.as_dict(), json=json, text=text)
+
+
+def _full_weights(spec: str) -> str:
+    """Where a model's full weights are.
+
+    Raises:
+        ExportError: X302, it is an adapter, or a checkpoint.
+    """
+    from tunesmith.compose import source
+    from tunesmith.errors import ExportError
+
+    place = source.locate(spec)
+    if place.adapters or place.checkpoint:
+        raise ExportError(
+            "X302",
+            f"{spec} is an adapter or a checkpoint: it has no vocabulary of its own",
+            fix=f"merge it first: tunesmith merge {spec} -o merged",
+        )
+    return place.base

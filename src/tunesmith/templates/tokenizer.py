@@ -322,8 +322,8 @@ def _continue(node: Any, place: Place) -> None:
     """Changes normalizers and pre-tokenizers in place for text that does not begin a sequence.
 
     Metaspace puts its space before the first section only, or before each; Prepend, ByteLevel and
-    our own Replace at the beginning before each section between added tokens. After an added token only the first kind is moot;
-    after text all are.
+    our own Replace at the beginning before each section between added tokens. After an added token
+    only the first kind is moot; after text all are.
     """
     if isinstance(node, list):
         for child in node:

@@ -62,9 +62,7 @@ def from_ranks(ranks: Mapping[bytes, int], split: Split) -> Rust:
     return build({word[token]: rank for token, rank in ranks.items()}, merges, split)
 
 
-def read_vocabulary(
-    vocabulary: Path, merges: Path
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def read_vocabulary(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Tokens and merges of a vocab.json and a merges.txt.
 
     Raises:

@@ -1,9 +1,9 @@
 """A tokenizer of whatever kind a folder has, converted to tokenizer.json; on the fly into a cache.
 
-    tokenizer.model, *.model    SentencePiece, or tiktoken's ranks under that name (Llama 3, GLM-4)
-    *.tiktoken                  tiktoken's ranks
-    vocab.json + merges.txt     byte-level BPE as in GPT-2
-    *.gguf                      the vocabulary of a GGUF file, where it is named itself
+tokenizer.model, *.model    SentencePiece, or tiktoken's ranks under that name (Llama 3, GLM-4)
+*.tiktoken                  tiktoken's ranks
+vocab.json + merges.txt     byte-level BPE as in GPT-2
+*.gguf                      the vocabulary of a GGUF file, where it is named itself
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ def _chatglm(model: sentencepiece.Model, given: special.Given) -> None:
     if any(piece.text == "<|blank_2|>" for piece in model.pieces):
         raise unsupported("the tokenizer of ChatGLM 1, whose code rewrites line breaks and spaces,")
     if not given.added:
-        for id, text in enumerate(("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"), len(model.pieces)):
+        for id, text in enumerate(
+            ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"), len(model.pieces)
+        ):
             given.added[id] = special.AddedToken(text, special=True, normalized=False)
 
 

@@ -10,14 +10,32 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer as Rust, decoders, models, normalizers
-from tokenizers import pre_tokenizers as pre
+from tokenizers import (
+    AddedToken,
+    Tokenizer as Rust,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers as pre,
+)
 
 from tunesmith.templates.tokenizers import bytelevel, patterns, sentencepiece as spm
 from tunesmith.templates.tokenizers.faults import no_pattern, unreadable, unsupported
 
 MAGIC = b"GGUF"
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _NAMES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep",
           "cls": "cls", "mask": "mask"}  # fmt: skip

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer as Rust, decoders, models, normalizers
-from tokenizers import pre_tokenizers as pre
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer as Rust,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers as pre,
+)
 
 from tunesmith.templates.tokenizers import protobuf
 from tunesmith.templates.tokenizers.faults import unsupported
