@@ -19,7 +19,7 @@ from tunesmith.exporting.words_impl import SCRIPTS
 from tunesmith.templates.tokenizer import Tokenizer
 
 _UNSPACED = pre_tokenizers.Split(Regex(f"[{''.join(SCRIPTS.values())}]"), "removed")
-_HEAD, _TAIL = r"\A(?!(?:", r")?\z)"
+_HEAD, _TAIL = "(?=(?:", r")\z"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,12 @@ def extend(old: Tokenizer, words: Sequence[str]) -> Extended:
     if len(wanted) < len(words):
         skipped["twice in the list"] = [w for w in wanted if words.count(w) > 1]
     spelled = dict(zip(wanted, old.encode_batch(wanted, "text"), strict=True))
-    new = [word for word in wanted if len(spelled[word]) > 1 and word not in old.added]
+    unknown = [old.unk_id]
+    new = [
+        word
+        for word in wanted
+        if word not in old.added and (len(spelled[word]) > 1 or spelled[word] == unknown)
+    ]
     known = [word for word in wanted if word not in new]
     if known:
         skipped["a token already"] = known
@@ -94,25 +99,31 @@ def _prefix_once(spec: dict[str, Any], words: Sequence[str]) -> list[str]:
 
     They are normalised too before they are looked for, and must come out as they stand in a text.
     """
-    steps = _steps(spec.get("normalizer"))
-    for at, step in enumerate(steps):
-        pattern = str(step.get("pattern", {}).get("Regex", ""))
-        if step.get("type") == "Prepend":
-            steps[at] = _prefix("", words, steps[:at], step["prepend"])
-        elif step.get("type") == "Replace" and pattern.startswith(_HEAD):
-            known, _, rest = pattern.removeprefix(_HEAD).rpartition(_TAIL)
-            unless = rest.removeprefix("(?!").removesuffix(")")
-            steps[at] = _prefix(known, words, steps[:at], step["content"], unless)
+    steps: list[dict[str, Any]] = []
+    given = _steps(spec.get("normalizer"))
+    while given:
+        step = given.pop(0)
+        if step.get("type") != "Prepend":
+            steps.append(step)
+            continue
+        space, known, unless = step["prepend"], "", ""
+        following = given[0].get("pattern", {}).get("Regex", "") if given else ""
+        if following.startswith(rf"\A{re.escape(space)}{_HEAD}"):
+            # Ours from before: what it spared is spared again.
+            known, _, rest = following.partition(_HEAD)[2].rpartition(_TAIL)
+            unless = rest.removesuffix(")").removeprefix("|")
+            given.pop(0)
+        steps += _prefix(known, words, list(steps), space, unless)
     notes = []
     pre = _steps(spec.get("pre_tokenizer"), "pretokenizers")
-    for at, step in enumerate(pre):
+    for at, step in enumerate(pre):  # the steps themselves are changed
         kind = step.get("type")
         if kind == "Metaspace" and step.get("prepend_scheme") == "always" and not at:
             char = step["replacement"]
-            steps.append(_prefix("", words, steps, char, unless=f"[ {re.escape(char)}]"))
+            steps += _prefix("", words, list(steps), char, unless=f"[ {re.escape(char)}]")
             step["prepend_scheme"] = "never"
         elif kind == "ByteLevel" and step.get("add_prefix_space") and not at:
-            steps.append(_prefix("", words, steps, " ", unless=" "))
+            steps += _prefix("", words, list(steps), " ", unless=" ")
             step["add_prefix_space"] = False
         elif step.get("prepend_scheme") == "always" or step.get("add_prefix_space"):
             notes.append("this tokenizer puts a space after each new word inside a text")
@@ -124,13 +135,13 @@ def _prefix_once(spec: dict[str, Any], words: Sequence[str]) -> list[str]:
 def _steps(node: dict[str, Any] | None, name: str = "normalizers") -> list[dict[str, Any]]:
     if node is None:
         return []
-    return node[name] if node.get("type") == "Sequence" else [node]
+    return list(node[name]) if node.get("type") == "Sequence" else [node]
 
 
 def _prefix(
     known: str, words: Sequence[str], before: list[dict[str, Any]], space: str, unless: str = ""
-) -> dict[str, Any]:
-    """The step that puts `space` in front of a text that is not one of the words alone.
+) -> list[dict[str, Any]]:
+    """The steps that put `space` in front of a text that is not one of the words alone.
 
     Args:
         known: Symbols that are spared already, as an expression.
@@ -148,5 +159,8 @@ def _prefix(
     seen = Rust.from_str(json.dumps({**empty, "normalizer": normalizer})).normalizer
     spared = [re.escape(seen.normalize_str(word) if before else word) for word in words]
     inner = "|".join(filter(None, [known, *dict.fromkeys(spared)]))
-    pattern = f"{_HEAD}{inner}{_TAIL}" + (f"(?!{unless})" if unless else "")
-    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": space}
+    pattern = rf"\A{re.escape(space)}{_HEAD}{inner}{_TAIL}" + (f"|{unless})" if unless else ")")
+    return [
+        {"type": "Prepend", "prepend": space},
+        {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""},
+    ]

@@ -321,9 +321,9 @@ def _chat_template(path: Path, config: dict[str, Any]) -> str | None:
 def _continue(node: Any, place: Place) -> None:
     """Changes normalizers and pre-tokenizers in place for text that does not begin a sequence.
 
-    Metaspace puts its space before the first section only, or before each; Prepend, ByteLevel and
-    our own Replace at the beginning before each section between added tokens. After an added token
-    only the first kind is moot; after text all are.
+    Metaspace puts its space before the first section only, or before each; Prepend and ByteLevel
+    before each section between added tokens, where a Replace may take it off again. After an added
+    token only the first kind is moot; after text all are.
     """
     if isinstance(node, list):
         for child in node:
@@ -335,7 +335,7 @@ def _continue(node: Any, place: Place) -> None:
         node["prepend_scheme"] = "never"
     if kind == "ByteLevel" and place == "text":
         node["add_prefix_space"] = False
-    if place == "text" and (kind == "Prepend" or (kind == "Replace" and _is_prefix(node))):
+    if place == "text" and (kind == "Prepend" or _is_at_beginning(node)):
         node.clear()
         node.update({"type": "Sequence", "normalizers": []})
     for key in ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers"):
@@ -343,6 +343,8 @@ def _continue(node: Any, place: Place) -> None:
             _continue(node[key], place)
 
 
-def _is_prefix(node: dict[str, Any]) -> bool:
-    """Whether a Replace puts something in front of a text, as `sentencepiece.dummy_prefix` does."""
-    return str(node.get("pattern", {}).get("Regex", "")).startswith(r"\A(?!")
+def _is_at_beginning(node: dict[str, Any]) -> bool:
+    """Whether this is a Replace that only concerns the beginning of a sequence."""
+    pattern = node.get("pattern")
+    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    return node.get("type") == "Replace" and str(regex).startswith(r"\A")

@@ -150,7 +150,7 @@ def convert(model: Model, *, legacy: bool = True) -> tuple[Rust, list[str]]:
     first = model.add_dummy_prefix and not legacy and not symbols
     steps = list(before)
     if model.add_dummy_prefix and not first:
-        steps.append(dummy_prefix(symbols))
+        steps += dummy_prefix(symbols)
     if not first:
         steps.append(normalizers.Replace(" ", SPACE))
     rust.normalizer = normalizers.Sequence(steps)
@@ -169,16 +169,17 @@ def convert(model: Model, *, legacy: bool = True) -> tuple[Rust, list[str]]:
     return rust, notes
 
 
-def dummy_prefix(symbols: Sequence[str]) -> Any:
+def dummy_prefix(symbols: Sequence[str]) -> list[Any]:
     """Puts the space in front of a text.
 
-    `Prepend` would do, but for symbols that are looked for in normalised text: they are normalised
-    too, and would be found only after a space. So a text that is one of them gets none.
+    Symbols are looked for in normalised text, and are normalised themselves before: with the space
+    they would be found only after one. So it is taken off a text that is a symbol and no more.
     """
     if not symbols:
-        return normalizers.Prepend(SPACE)
+        return [normalizers.Prepend(SPACE)]
     known = "|".join(map(re.escape, symbols))
-    return normalizers.Replace(Regex(rf"\A(?!(?:{known})?\z)"), SPACE)
+    alone = Regex(rf"\A{SPACE}(?=(?:{known})\z)")
+    return [normalizers.Prepend(SPACE), normalizers.Replace(alone, "")]
 
 
 def _check(model: Model) -> None:
@@ -232,7 +233,8 @@ def _before(model: Model, defined: Sequence[str]) -> list[Any]:
         steps += _by_rules(rules)
         steps += [normalizers.Replace(shield, text) for text, shield in shields.items()]
     if model.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A +"), ""))
+        steps.append(normalizers.Replace(Regex(rf"[ {SPACE}]+\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     return steps
 
