@@ -8,6 +8,10 @@ import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pytest
+
+from tunesmith.errors import EnvironmentFault
+from tunesmith.templates.tokenizers import convert
 from tunesmith.templates.tokenizers.bytelevel import letters
 
 BYTES = [(f"<0x{i:02X}>", 0.0, 6) for i in range(256)]
@@ -125,3 +129,28 @@ def vectors(folder: Path, name: str) -> list[tuple[str, list[int]]]:
     ]
     assert len(found) == 47
     return found
+
+
+def write(folder: Path, **contents) -> Path:
+    """Writes JSON files by their stem."""
+    for name, value in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return folder
+
+
+def llama(folder: Path, *texts: str, **more) -> Path:
+    """A folder with a small tokenizer.model."""
+    data = sentencepiece(words("▁hello", "▁world", *texts), **more)
+    (folder / "tokenizer.model").write_bytes(data)
+    return folder
+
+
+def ids(made: convert.Converted, text: str) -> list[int]:
+    return made.rust.encode(text, add_special_tokens=False).ids
+
+
+def code(call) -> str:
+    with pytest.raises(EnvironmentFault) as caught:
+        call()
+    assert caught.value.fix
+    return caught.value.code

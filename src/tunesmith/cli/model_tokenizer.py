@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli import output
+from tunesmith.errors import ConfigError, ExportError
 
 
 def convert_tokenizer(
@@ -22,7 +27,6 @@ def convert_tokenizer(
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Make a tokenizer.json of tokenizer.model, *.tiktoken, vocab.json + merges.txt or GGUF."""
-    from tunesmith.errors import ConfigError
     from tunesmith.templates.tokenizers import convert, patterns
 
     if pattern is not None and patterns.named(pattern) is None:
@@ -55,28 +59,58 @@ def convert_tokenizer(
     output.result(found, json=json, text=text)
 
 
+CHOICES: dict[str, tuple[Any, Any]] = {
+    "vocab_size": (Annotated[int, typer.Option(help="Pieces to look for in the corpus.")], 8000),
+    "script": (
+        Annotated[str, typer.Option(help="… in cjk, japanese, khmer, lao, myanmar or thai.")],
+        "cjk",
+    ),
+    "init": (
+        Annotated[str, typer.Option(help="New rows: mean of the old pieces' rows, or random.")],
+        "mean",
+    ),
+    "multiple": (Annotated[int, typer.Option(help="Round the rows up to a multiple.")], 64),
+    "seed": (Annotated[int, typer.Option(help="For --init random.")], 42),
+}
+"""Options of `expand-vocab` by name: type, default."""
+
+
+def _with_choices(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command these options; it takes them as one dict, `choices`."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = [
+        p.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, p in inspect.signature(command).parameters.items()
+        if name != "choices"
+    ]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in CHOICES.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**words: Any) -> None:
+        command(choices={name: words.pop(name) for name in CHOICES}, **words)
+
+    parameters = sorted([*own, *added], key=lambda p: p.default is not inspect.Parameter.empty)
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+@_with_choices
 def expand_vocab(
     model: Annotated[str, typer.Argument(help="Run, directory, builtin: or hub id.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="Directory to make.")],
+    choices: dict[str, Any],
     words: Annotated[Path | None, typer.Option(help="File with one word a line.")] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Data to find words in, by BPE, instead of a list.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Pieces to look for in the corpus.")] = 8000,
-    script: Annotated[
-        str, typer.Option(help="… in this script: cjk, japanese, khmer, lao, myanmar, thai.")
-    ] = "cjk",
-    init: Annotated[
-        str, typer.Option(help="New rows: mean of the old pieces' rows, or random.")
-    ] = "mean",
-    multiple: Annotated[int, typer.Option(help="Round the rows up to a multiple.")] = 64,
-    seed: Annotated[int, typer.Option(help="For --init random.")] = 42,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there.")] = False,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Add words to a model's vocabulary; old tokens keep their ids and logits."""
-    from tunesmith.errors import ConfigError
-
     if (words is None) == (corpus is None):
         raise ConfigError(
             "C222",
@@ -90,11 +124,11 @@ def expand_vocab(
     if words is not None:
         found = words_impl.read_words(words)
     else:
-        found = words_impl.train(corpus, vocab_size, script)
+        script = choices["script"]
+        found = words_impl.train(Path(str(corpus)), choices["vocab_size"], script)
         output.log(f"corpus  {len(found):,} pieces found in {corpus} ({script})")
-    report = vocabulary.expand(
-        base, out, found, init=init, multiple=multiple, seed=seed, replace=yes
-    )
+    rows = {name: choices[name] for name in ("init", "multiple", "seed")}
+    report = vocabulary.expand(base, out, found, replace=yes, **rows)
     for note in report.notes:
         output.log(f"note    {note}")
     for why, count in report.skipped.items():
@@ -118,7 +152,6 @@ def _full_weights(spec: str) -> str:
         ExportError: X302, it is an adapter, or a checkpoint.
     """
     from tunesmith.compose import source
-    from tunesmith.errors import ExportError
 
     place = source.locate(spec)
     if place.adapters or place.checkpoint:

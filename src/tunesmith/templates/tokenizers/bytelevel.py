@@ -16,6 +16,8 @@ from tunesmith.templates.tokenizers.patterns import Split
 
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s*\Z")
 
+_SPECIAL = re.compile(r"<.*>|\[.*\]")
+
 
 def looks_like_ranks(head: bytes) -> bool:
     """Whether a file begins as tiktoken's do: base64, a space, a number."""
@@ -78,7 +80,13 @@ def read_vocabulary(vocabulary: Path, merges: Path) -> tuple[dict[str, int], lis
         lines = merges.read_text(encoding="utf-8").split("\n")
     except ValueError as error:
         raise unreadable(merges, error) from None
-    return tokens, split_merges(lines, tokens, merges)
+    pairs = split_merges(lines, tokens, merges)
+    made = {left + right for left, right in pairs}
+    longer = {t for t in tokens if len(t) > 1 and not _SPECIAL.fullmatch(t)}
+    if len(longer - made) > len(longer) // 2:
+        missing = len(longer - made)
+        raise unreadable(merges, f"{missing} of {len(longer)} tokens are built by no merge")
+    return tokens, pairs
 
 
 def split_merges(

@@ -27,6 +27,7 @@ from tunesmith.templates.tokenizers.faults import unsupported
 
 SPACE = "▁"
 _PRIVATE = 0x10F000
+_ALL = 1_000_000
 _BARRED = 100.0
 """A control token scores lower than the worst piece by so much: several pieces are better."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -158,7 +159,9 @@ def convert(model: Model, *, legacy: bool = True) -> tuple[Rust, list[str]]:
         rust.pre_tokenizer = pre.Metaspace(SPACE, prepend_scheme="first", split=False)
     elif _splits(model):
         rust.pre_tokenizer = pre.Split(SPACE, "merged_with_next")
-    strip = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+    # What was put in front is taken off; where spaces are removed, all in front are.
+    spaces = _ALL if model.remove_extra_whitespaces else int(model.add_dummy_prefix)
+    strip = [decoders.Strip(" ", spaces, 0)] if spaces else []
     rust.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
