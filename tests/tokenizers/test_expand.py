@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.templates.conftest import KINDS, train
+from tests.templates.conftest import CONTROLS, KINDS, train
 from tunesmith.exporting import tokens_impl, vocabulary
+from tunesmith.templates.encode import SegmentEncoder
+from tunesmith.templates.pieces import Piece
 from tunesmith.templates.tokenizer import Tokenizer
 
 WORDS = ["词表", "微型模型", "天气", "hyperword", "天气预报"]
@@ -72,3 +74,15 @@ def test_expanding_twice(pair, tmp_path):
     for text in ["新词语", *WORDS]:
         assert len(again.rust.encode(text, add_special_tokens=False).ids) == 1 or text in OLD
     assert again.rust.encode(OLD[0]).ids == old.rust.encode(OLD[0]).ids
+
+
+def test_a_chat_in_pieces_has_the_ids_of_the_whole(pair):
+    """New words don't break a text: what follows one in the next piece gets no space."""
+    _, made, new = pair
+    encoder = SegmentEncoder(new, "".join(CONTROLS))
+    words = [word for id in made.pieces if (word := new.decode([id])) != "hyperword"]
+    for word in words:
+        for left, right in (("今天", f"{word}好"), (f"天{word}", "好"), ("天", word)):
+            pieces = [(Piece(left, markup=False),), (Piece(right, markup=False),)]
+            ids = encoder.encode_segments([(pieces[0], ()), (pieces[1], pieces[0])])
+            assert [i for part in ids for i in part] == new.encode_text(left + right), (left, right)

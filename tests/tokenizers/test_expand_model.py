@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.exporting.models import make
 from tests.templates.conftest import train
 from tunesmith.cli.main import main
-from tunesmith.errors import ConfigError, DataError, ExportError
+from tunesmith.errors import ConfigError, DataError, EnvironmentFault, ExportError
 from tunesmith.exporting import vocabulary
 from tunesmith.templates.tokenizer import Tokenizer
 
@@ -135,6 +135,9 @@ def test_what_can_not_be_expanded(tmp_path):
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "quantization_config": {}}))
     refused("X302", lambda: vocabulary.expand(base, out, ["cat"], replace=True))
+    (base / "config.json").unlink()
+    with pytest.raises(EnvironmentFault):
+        vocabulary.expand(base, out, ["cat"], replace=True)
     assert (out / "mine").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

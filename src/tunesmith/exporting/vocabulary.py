@@ -1,9 +1,9 @@
 """`expand-vocab`: new words in a model's vocabulary, as an ordinary model directory.
 
-Old rows of embedding and head stay as they are, so the old tokens keep ids and logits. Rows of new
-words are the mean of the rows that spelled them before (Hewitt 2021, "Initializing New Word
-Embeddings for Pretrained Language Models"; the mean over a word's own pieces, as FOCUS and others
-found to start lower). Legend: `V` vocabulary, `D` model width.
+Old rows of embedding and head stay as they are, so the old tokens keep ids and logits. The row of a
+new word is the mean of the rows that spelled it before; padding is the mean of all old rows, after
+Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". Legend: `V`
+vocabulary, `D` model width.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import torch
@@ -108,8 +109,7 @@ def expand(
         base: Directory, `builtin:NAME` or hub id of full weights.
         out: Directory to make. It appears whole or not at all.
         words: New words; those that are one token already are passed over.
-        init: What new rows begin with: the mean of the rows of their old pieces, or draws from
-            N(0, initializer_range).
+        init: New rows: the mean of the old pieces' rows, or draws from N(0, initializer_range).
         multiple: The number of rows is rounded up to one of it, for matrix kernels.
         seed: For `random`.
         max_shard_size: Largest weights file, e.g. `5GB`.
@@ -121,44 +121,32 @@ def expand(
         ExportError: X103, a file is torn; X301, there is nothing to add; X302, the model can't
             grow; X303, tokenizer and model don't fit.
     """
-    if init not in ("mean", "random") or multiple < 1:
-        what = f"--init {init}" if multiple > 0 else f"--multiple {multiple}"
-        raise ConfigError("C223", f"{what} means nothing", fix="--init mean|random, --multiple 64")
+    _check_choices(init, multiple)
     limit = shards_impl.parse_size(max_shard_size)
     directory, _ = load.resolve(str(base))
-    _check_quantised(directory)
-    based = plan_impl.read_base(directory)
+    based = _read_base(directory)
     tokenizer = Tokenizer.load(directory)
-    before = based.files[based.embedding].shape[0]
-    _check(based, tokenizer, before)
+    _check(based, tokenizer)
     extended = tokens_impl.extend(tokenizer, words)
-    if not extended.pieces:
-        reasons = ", ".join(f"{len(found)} {why}" for why, found in extended.skipped.items())
-        raise ExportError("X301", f"there is no new word to add: {reasons or 'none given'}",
-                          fix="give words that take several tokens today")  # fmt: skip
-    size = tokenizer.vocab_size + len(extended.pieces)
-    std = float(based.skeleton.config.get_text_config().to_dict().get("initializer_range") or 0.02)
-    count = max(before, -(-size // multiple) * multiple)
-    rows = Rows(extended.pieces, tokenizer.vocab_size, count, init, std, seed)
-    tensors = _plan(based, rows)
+    _check_words(extended)
+    rows = _rows(based, tokenizer, extended, init, multiple, seed)
     with _fresh(out, [directory], replace) as aside:
-        files = shards_impl.write(aside, tensors, limit)
-        files_impl.write_config(directory, aside, {"vocab_size": count})
+        files = shards_impl.write(aside, _plan(based, rows), limit)
+        files_impl.write_config(directory, aside, {"vocab_size": rows.count})
         _write_tokenizer(tokenizer, extended.rust, aside)
         _copy_rest(directory, aside, len(extended.pieces))
         written = sum((aside / name).stat().st_size for name in files)
-    spelled = sum(map(len, extended.pieces.values()))
     return ExpandReport(
         path=str(out),
         base=str(base),
         added=len(extended.pieces),
-        first_id=tokenizer.vocab_size,
-        tokens=size,
-        rows_before=before,
-        rows=count,
+        first_id=rows.old,
+        tokens=rows.old + len(extended.pieces),
+        rows_before=based.files[based.embedding].shape[0],
+        rows=rows.count,
         tied=based.tied,
         init=init,
-        pieces_before=spelled / len(extended.pieces),
+        pieces_before=mean(map(len, extended.pieces.values())),
         skipped={why: len(found) for why, found in extended.skipped.items()},
         files=files,
         bytes=written,
@@ -166,18 +154,50 @@ def expand(
     )
 
 
-def _check_quantised(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    if "quantization_config" in config:
+def _check_choices(init: str, multiple: int) -> None:
+    if init not in ("mean", "random") or multiple < 1:
+        what = f"--init {init}" if multiple > 0 else f"--multiple {multiple}"
+        raise ConfigError("C223", f"{what} means nothing", fix="--init mean|random, --multiple 64")
+
+
+def _check_words(extended: tokens_impl.Extended) -> None:
+    if not extended.pieces:
+        reasons = ", ".join(f"{len(found)} {why}" for why, found in extended.skipped.items())
+        raise ExportError(
+            "X301",
+            f"there is no new word to add: {reasons or 'none given'}",
+            fix="give words that take several tokens today",
+        )
+
+
+def _read_base(directory: Path) -> plan_impl.Base:
+    if "quantization_config" in load.read_config(directory).to_dict():
         raise ExportError(
             "X302",
             "a quantised model can't get new words",
             where=str(directory),
             fix="expand the model it was quantised from, then quantise the result",
         )
+    return plan_impl.read_base(directory)
 
 
-def _check(based: plan_impl.Base, tokenizer: Tokenizer, rows: int) -> None:
+def _rows(
+    based: plan_impl.Base,
+    tokenizer: Tokenizer,
+    extended: tokens_impl.Extended,
+    init: Init,
+    multiple: int,
+    seed: int,
+) -> Rows:
+    size = tokenizer.vocab_size + len(extended.pieces)
+    count = max(based.files[based.embedding].shape[0], -(-size // multiple) * multiple)
+    fields = based.skeleton.config.get_text_config().to_dict()
+    std = float(fields.get("initializer_range") or 0.02)
+    return Rows(extended.pieces, tokenizer.vocab_size, count, init, std, seed)
+
+
+def _check(based: plan_impl.Base, tokenizer: Tokenizer) -> None:
+    rows = based.files[based.embedding].shape[0]
     if tokenizer.vocab_size > rows:
         raise ExportError(
             "X303",

@@ -41,6 +41,8 @@ class Tokenizer:
         bos_id, eos_id, pad_id, unk_id: Ids of the named tokens, None where there is none.
         bos, eos: Their strings, empty where there is none.
         special_ids: Ids of all special tokens.
+        breaks: Added tokens after which text begins anew. Those that are looked for in normalised
+            text don't break it: what a normalizer puts in front is there already.
         added: String → id of every added token, special or not.
         adds_bos: Whether plain text is encoded with a BOS in front.
         chat_template: The model's own Jinja template, or None.
@@ -57,6 +59,8 @@ class Tokenizer:
         _declare_special(self.rust, named, self.config)
         self.added = {t.content: i for i, t in self.rust.get_added_tokens_decoder().items()}
         flags = self.rust.get_added_tokens_decoder()
+        prepends = '"Prepend"' in json.dumps(json.loads(data).get("normalizer"))
+        self.breaks = tuple(t.content for t in flags.values() if not (t.normalized and prepends))
         self.special_ids = frozenset(i for i, token in flags.items() if token.special)
         self.strips_after = frozenset(t.content for t in flags.values() if t.rstrip)
         self.strips_before = frozenset(t.content for t in flags.values() if t.lstrip)
