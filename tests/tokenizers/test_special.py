@@ -108,3 +108,22 @@ def test_which_file_it_is(tmp_path):
     assert code(lambda: convert.convert(tmp_path)) == "E225"
     llama(tmp_path)
     assert convert.convert(tmp_path).source.name == "tokenizer.model"
+
+
+def test_flags_of_files_and_of_symbols(tmp_path):
+    """Naming a token doesn't take its flags; a user-defined symbol stays in normalised text."""
+    pieces = [*files.words("▁hello", "▁world"), ("<n>", 0.0, 4), ("<end>", 0.0, 4)]
+    (tmp_path / "tokenizer.model").write_bytes(files.sentencepiece(pieces))
+    size = len(pieces)
+    decoder = {
+        str(size - 2): {"content": "<n>", "special": False, "normalized": False},
+        str(size - 1): {"content": "<end>", "special": True, "rstrip": True, "normalized": False},
+    }
+    write(tmp_path, tokenizer_config={"added_tokens_decoder": decoder, "eos_token": "<end>"})
+    made = convert.convert(tmp_path)
+    flags = made.rust.get_added_tokens_decoder()
+    assert flags[size - 1].special
+    assert flags[size - 1].rstrip
+    assert not flags[size - 2].special
+    tokens = made.rust.encode("hello<n>hello", add_special_tokens=False).tokens
+    assert tokens == ["▁hello", "<n>", "h", "e", "l", "l", "o"]

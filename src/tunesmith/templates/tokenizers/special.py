@@ -113,7 +113,9 @@ def apply(rust: Rust, given: Given, defaults: Mapping[str, str], where: str) -> 
         given.named.setdefault(name, content)
     wanted = dict.fromkeys([*given.named.values(), *given.extra])
     late = [text for text in wanted if rust.token_to_id(text) is None]
-    _add(rust, [AddedToken(text, normalized=False) for text in wanted], set(wanted))
+    flags = {t.content: t for t in rust.get_added_tokens_decoder().values()}
+    plain = [text for text in wanted if text not in flags or not flags[text].special]
+    _add(rust, [flags.get(t, AddedToken(t, normalized=False)) for t in plain], set(wanted))
     if late:
         told = ", ".join(f"{text} ({rust.token_to_id(text)})" for text in late[:4])
         notes.append(f"{len(late)} special tokens are not in the vocabulary and were added: {told}")
@@ -121,7 +123,11 @@ def apply(rust: Rust, given: Given, defaults: Mapping[str, str], where: str) -> 
 
 
 def _add(rust: Rust, tokens: Sequence[AddedToken], special: Collection[str]) -> None:
-    """Adds tokens in their order, many at once: each call builds the search anew."""
+    """Adds tokens in their order, many at once: each call builds the search anew.
+
+    Symbols that are looked for in normalised text remain so, whatever flags a file gives them.
+    """
+    symbols = {t.content for t in rust.get_added_tokens_decoder().values() if t.normalized}
     for is_special, group in groupby(tokens, lambda t: t.special or t.content in special):
         made = [
             AddedToken(
@@ -130,7 +136,7 @@ def _add(rust: Rust, tokens: Sequence[AddedToken], special: Collection[str]) -> 
                 lstrip=t.lstrip,
                 rstrip=t.rstrip,
                 single_word=t.single_word,
-                normalized=t.normalized,
+                normalized=t.normalized or t.content in symbols,
             )
             for t in group
         ]
