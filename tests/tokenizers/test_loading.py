@@ -117,3 +117,14 @@ def test_transformers_reads_what_we_write(shared_data, tmp_path):
             assert theirs.encode(text, add_special_tokens=False) == ours.encode_text(text)
             assert theirs.encode(text)[:1] == ([ours.bos_id] if ours.adds_bos else
                                                ours.encode_text(text)[:1])  # fmt: skip
+
+
+def test_merging_takes_an_old_tokenizer_along(tmp_path):
+    from tunesmith.exporting import files_impl
+
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    out.mkdir()
+    (base / "qwen.tiktoken").write_bytes(files.ranks(" the cat"))
+    assert files_impl.write_tokenizer([tmp_path / "adapter", base], out)
+    assert Tokenizer.load(out).hash == Tokenizer.load(base).hash

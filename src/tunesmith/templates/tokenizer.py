@@ -59,7 +59,8 @@ class Tokenizer:
         _declare_special(self.rust, named, self.config)
         self.added = {t.content: i for i, t in self.rust.get_added_tokens_decoder().items()}
         flags = self.rust.get_added_tokens_decoder()
-        prepends = '"Prepend"' in json.dumps(json.loads(data).get("normalizer"))
+        normalizer = self.rust.normalizer
+        prepends = normalizer is not None and b'"Prepend"' in normalizer.__getstate__()
         self.breaks = tuple(t.content for t in flags.values() if not (t.normalized and prepends))
         self.special_ids = frozenset(i for i, token in flags.items() if token.special)
         self.strips_after = frozenset(t.content for t in flags.values() if t.rstrip)
