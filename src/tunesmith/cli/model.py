@@ -1,4 +1,4 @@
-"""`tunesmith model`: what a model is made of."""
+"""`tunesmith model`: what a model is made of, and its tokenizer and vocabulary made anew."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import output
+from tunesmith.cli import model_tokenizer, output
 
 app = output.app(
-    help="What a model is made of.",
+    help="What a model is made of; its tokenizer converted, its vocabulary expanded.",
     examples=[
         "tunesmith model info builtin:tiny",
         "tunesmith model info last --json",
         "tunesmith model info merged/ --depth 2",
+        "tunesmith model convert-tokenizer old-model/",
+        "tunesmith model expand-vocab builtin:tiny -o wider/ --words words.txt",
     ],
 )
 
 
 @app.callback()
 def verb() -> None:
-    """What a model is made of."""
+    """What a model is made of; its tokenizer converted, its vocabulary expanded."""
+
+
+app.command("convert-tokenizer")(model_tokenizer.convert_tokenizer)
+app.command("expand-vocab")(model_tokenizer.expand_vocab)
 
 
 @app.command("info")
@@ -83,9 +89,10 @@ def _template(top: Path, base: Path) -> dict[str, Any]:
     """Vocabulary, chat template and stop tokens; Nones where there is no tokenizer."""
     from tunesmith.errors import TunesmithError
     from tunesmith.templates import base as templates
+    from tunesmith.templates.tokenizers import convert
 
-    home = top if (top / "tokenizer.json").is_file() else base
     try:
+        home = top if convert.has_tokenizer(top) else base
         template = templates.load("auto", home)
     except TunesmithError:
         return {"vocabulary": None, "template": None, "stop_tokens": []}

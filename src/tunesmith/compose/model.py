@@ -15,6 +15,7 @@ from tunesmith.compose.source import Source
 from tunesmith.errors import ConfigError
 from tunesmith.recipe.sections import ModelConfig, Recipe
 from tunesmith.templates import base as templates
+from tunesmith.templates.tokenizers import convert
 from tunesmith.tuners import base as tuners
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _tokenizer_dir(config: ModelConfig, found: Source | None) -> Path:
     if config.tokenizer is not None:
         return source.locate(config.tokenizer).top or Path(config.tokenizer)
     assert found is not None
-    if found.top is not None and (found.top / "tokenizer.json").is_file():
+    if found.top is not None and convert.has_tokenizer(found.top):
         return found.top
     from tunesmith.models import load
 

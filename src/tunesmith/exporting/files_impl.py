@@ -12,6 +12,7 @@ from typing import Any
 from tunesmith import __version__
 from tunesmith.errors import ExportError, TunesmithError
 from tunesmith.templates import base as templates
+from tunesmith.templates.tokenizers import convert
 
 CARD = "tunesmith.json"
 TOKENIZER = (
@@ -40,10 +41,10 @@ def write_tokenizer(sources: Sequence[Path], out: Path) -> bool:
         Whether there was one.
     """
     home = next((s for s in sources if (s / "tokenizer_config.json").is_file()), None)
-    home = home or next((s for s in sources if (s / "tokenizer.json").is_file()), None)
+    home = home or next((s for s in sources if convert.has_tokenizer(s)), None)
     if home is None:
         return False
-    for name in TOKENIZER:
+    for name in (*TOKENIZER, *(file.name for file in sorted(home.glob("*.tiktoken")))):
         if (home / name).is_file():
             shutil.copyfile(home / name, out / name)
     config = _read_json(out / "tokenizer_config.json")

@@ -24,7 +24,7 @@ from tunesmith.recipe.sections import ModelConfig
 
 BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,7 @@ def _check_report(directory: Path, report: Any) -> None:
 
 
 def _vocabulary(directory: Path) -> int:
-    """Number of token ids of a tokenizer.json, added tokens included."""
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise EnvironmentFault(
-            "E201", f"no tokenizer at {directory}: tokenizer.json is missing", fix="model.tokenizer"
-        )
-    from tokenizers import Tokenizer
+    """Number of token ids of a tokenizer, added tokens included."""
+    from tunesmith.templates.tokenizer import Tokenizer
 
-    return Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True)
+    return Tokenizer.load(directory).vocab_size

@@ -198,18 +198,24 @@ def load(name: str, tokenizer_dir: str | Path) -> Template:
         name: `auto` (the model's own; `default` for a model that has none), a name from `names()`
             or an alias, a variant of one (`aquila@original`), the path of a .toml or .jinja file,
             or of PaddleNLP's chat_template.json or a folder with one.
-        tokenizer_dir: Folder with tokenizer.json.
+        tokenizer_dir: Folder with tokenizer.json, or with what becomes one.
 
     Raises:
         ConfigError: C110, no such template.
         EnvironmentFault: E201, no tokenizer.
         DataError: D301 the template can't be used; D304 there is no token to end an answer.
     """
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    template = _load(name, tokenizer)
+    template.notes = (*tokenizer.notes, *template.notes)
+    return template
+
+
+def _load(name: str, tokenizer: Tokenizer) -> Template:
     from tunesmith.templates import paddle
     from tunesmith.templates.jinja import JinjaTemplate
     from tunesmith.templates.strings import StringTemplate
 
-    tokenizer = Tokenizer.load(tokenizer_dir)
     if name == "auto":
         return _own(tokenizer)
     label, path, variant = _located(name)

@@ -32,7 +32,8 @@ class SegmentEncoder:
         self._control = _any_of(self.controls)
         self.control_pattern = self._control.pattern
         self._added = _any_of(tokenizer.added)
-        self._endings = tuple(tokenizer.added)
+        self._breaks = _any_of(tokenizer.breaks)
+        self._endings = tokenizer.breaks
         self._simple = tokenizer.seamless and not tokenizer.strips_after
         alone = tokenizer.encode_batch(self._endings, "start")
         self._alone = {token: ids for token, ids in zip(self._endings, alone, strict=True)}
@@ -103,8 +104,8 @@ class SegmentEncoder:
             text = text.lstrip()
         if self._simple or place != "text":
             return [_put(texts, (place, None), text)]
-        # Only what precedes the first added token continues the text before.
-        found = self._added.search(text)
+        # Only what precedes the first added token that breaks continues the text before.
+        found = self._breaks.search(text)
         cut = found.start() if found else len(text)
         plan: list[_Part] = [_put(texts, ("text", None), text[:cut])] if cut else []
         if text[cut:] in self._alone:
@@ -139,7 +140,8 @@ class SegmentEncoder:
                 text += piece.text[at : found.start()]
                 flush(token in self.tokenizer.strips_before)
                 plan.append([self.tokenizer.added[token]])
-                place, strips = "token", token in self.tokenizer.strips_after
+                place = "token" if token in self._endings else "text"
+                strips = token in self.tokenizer.strips_after
                 at = found.end()
             text += piece.text[at:]
         flush(False)

@@ -1,5 +1,7 @@
 """A tokenizer read from `tokenizer.json` and `tokenizer_config.json`, without transformers.
 
+A folder that has only older files is converted first; see `tokenizers/convert.py`.
+
 Beside the tokenizer itself it keeps variants for text that does not begin a sequence, so that a
 chat tokenised in pieces gets the ids it would get as a whole, and for text in which the strings of
 special tokens are only text.
@@ -20,6 +22,7 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Tokenizer as Rust
 
 from tunesmith.errors import DataError, EnvironmentFault
+from tunesmith.templates.tokenizers import convert
 
 Place = Literal["start", "token", "text"]
 """What precedes a text: nothing, an added token, or other text."""
@@ -33,10 +36,13 @@ class Tokenizer:
     """Text to ids and back. Immutable in effect, picklable (it is read anew from its folder).
 
     Attributes:
-        path: The folder it was read from.
+        path: The folder it was read from: the one named, or where its conversion is kept.
+        notes: What to say about a conversion; empty for a tokenizer.json.
         bos_id, eos_id, pad_id, unk_id: Ids of the named tokens, None where there is none.
         bos, eos: Their strings, empty where there is none.
         special_ids: Ids of all special tokens.
+        breaks: Added tokens after which text begins anew. Those that are looked for in normalised
+            text don't break it: what a normalizer puts in front is there already.
         added: String → id of every added token, special or not.
         adds_bos: Whether plain text is encoded with a BOS in front.
         chat_template: The model's own Jinja template, or None.
@@ -45,7 +51,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path, self.notes = convert.ready(Path(path))
         data, self.config = _read(self.path)
         self.rust = _parse(data, self.path)
         names = [*NAMED, *_MORE]
@@ -53,6 +59,9 @@ class Tokenizer:
         _declare_special(self.rust, named, self.config)
         self.added = {t.content: i for i, t in self.rust.get_added_tokens_decoder().items()}
         flags = self.rust.get_added_tokens_decoder()
+        normalizer = self.rust.normalizer
+        prepends = normalizer is not None and b'"Prepend"' in normalizer.__getstate__()
+        self.breaks = tuple(t.content for t in flags.values() if not (t.normalized and prepends))
         self.special_ids = frozenset(i for i, token in flags.items() if token.special)
         self.strips_after = frozenset(t.content for t in flags.values() if t.rstrip)
         self.strips_before = frozenset(t.content for t in flags.values() if t.lstrip)
@@ -74,7 +83,8 @@ class Tokenizer:
         """Reads the tokenizer of a model folder.
 
         Raises:
-            EnvironmentFault: E201, there is no readable tokenizer.json.
+            EnvironmentFault: E201, there is no readable tokenizer.json; E221 to E225, nor one that
+                can be made of what there is.
         """
         return cls(path)
 
@@ -262,15 +272,6 @@ class DecodeStream:
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        raise EnvironmentFault(
-            "E201",
-            f"there is no tokenizer.json in `{path}`",
-            where="model.tokenizer",
-            why="Older models carry only tokenizer.model or vocab.json.",
-            fix="convert it once: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-        )
     config: Any = {}
     if (path / "tokenizer_config.json").is_file():
         try:
@@ -279,7 +280,7 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
             raise _unreadable(path / "tokenizer_config.json", error) from None
     if not isinstance(config, dict):
         raise _unreadable(path / "tokenizer_config.json", "not a JSON object")
-    return file.read_bytes(), config
+    return (path / "tokenizer.json").read_bytes(), config
 
 
 def _parse(data: bytes, path: Path) -> Rust:
@@ -328,8 +329,8 @@ def _continue(node: Any, place: Place) -> None:
     """Changes normalizers and pre-tokenizers in place for text that does not begin a sequence.
 
     Metaspace puts its space before the first section only, or before each; Prepend and ByteLevel
-    before each section between added tokens. After an added token only the first kind is moot;
-    after text all are.
+    before each section between added tokens, where a Replace may take it off again. After an added
+    token only the first kind is moot; after text all are.
     """
     if isinstance(node, list):
         for child in node:
@@ -341,9 +342,16 @@ def _continue(node: Any, place: Place) -> None:
         node["prepend_scheme"] = "never"
     if kind == "ByteLevel" and place == "text":
         node["add_prefix_space"] = False
-    if kind == "Prepend" and place == "text":
+    if place == "text" and (kind == "Prepend" or _is_at_beginning(node)):
         node.clear()
         node.update({"type": "Sequence", "normalizers": []})
     for key in ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers"):
         if key in node:
             _continue(node[key], place)
+
+
+def _is_at_beginning(node: dict[str, Any]) -> bool:
+    """Whether this is a Replace that only concerns the beginning of a sequence."""
+    pattern = node.get("pattern")
+    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    return node.get("type") == "Replace" and str(regex).startswith(r"\A")
