@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,10 +51,19 @@ def command(
     else:
         loaded = recipes.load(path, overrides)
         if dry_run:
-            output.result(compose.check(loaded, display=display), json=json)
+            found = compose.check(loaded, display=display)
+            output.result(found, json=json, text=checked(found))
             return
         run = compose.train(loaded, display=display, text=written(path))
     finish(run)
+
+
+def checked(found: dict[str, Any]) -> str:
+    """What a dry run found, as lines; of the rows left out the first three."""
+    rows = [f"{row['file']}:{row['line']}  {row['reason']}" for row in found["left_out"]]
+    more = [f"… and {len(rows) - 3:,} more (--json lists them)"] if len(rows) > 3 else []
+    lines = [f"{name:<13} {output.shown(v)}" for name, v in found.items() if name != "left_out"]
+    return "\n".join([*lines, *(f"left out      {row}" for row in [*rows[:3], *more])])
 
 
 def finish(run) -> None:
