@@ -152,6 +152,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 pre { white-space: pre-wrap; border: 1px solid #8884; border-radius: 6px; padding: .8rem }
 mark { background: #2e7d3233; color: inherit; border-bottom: 2px solid #2e7d32 }
+h1 { font-size: 1.4rem } h1, h2, pre { overflow-wrap: anywhere }
 h2 { font-size: 1rem; margin-bottom: .3rem } .MAJOR { color: #c62828 } .MINOR { color: #b26a00 }
 """
 
