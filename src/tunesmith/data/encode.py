@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import read, report as reports, store, workers
+from tunesmith.data import read, report as reports, store, tokenised, workers
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
-from tunesmith.types import Conversation, Encoded, Feedback, Message, Preference, Sample
+from tunesmith.types import Conversation, Document, Encoded, Feedback, Message, Preference, Sample
 
 StageEncode = Callable[[Sequence[Sample]], list[Encoded]]
 Progress = Callable[[str, str], None]
@@ -47,6 +47,8 @@ class Checks:
     """Sample types the stage trains on; empty: any."""
     unk_id: int | None = None
     """Id of the unknown token; None where it means something else (EOS, padding)."""
+    vocab_size: int | None = None
+    """Ids of data that is encoded already must be below; None: any."""
 
 
 def build(
@@ -82,7 +84,14 @@ def build(
     checks = checks or Checks()
     say = progress or (lambda topic, text: None)
     sets = []
+    wanted = tokenised.Wanted(
+        key_parts, checks.vocab_size, not checks.accepts or Document in checks.accepts, home
+    )
     for source in sources:
+        if kind := tokenised.kind_of(source.path):
+            say("data", f"{source.path}: token ids ({kind})")
+            sets.append(tokenised.open_source(source, config, wanted))
+            continue
         job = _job(source, config, make_encoder, key_parts, checks)
         say("data", f"{source.path}: {job.format}" + ("" if source.format else " (detected)"))
         sets.append(_found_or_made(job, num_proc or workers.cores(), home / "store", say))

@@ -17,6 +17,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tunesmith.data import corpus
 from tunesmith.data.json_rows import (
     MAX_ROW,
     OnBad,
@@ -85,7 +86,7 @@ def locate(path: str | Path) -> Path:
         fix = f"known: {', '.join(f'builtin:{file}' for file in known)}"
         raise DataError("D101", f"no embedded data set is called `{spec}`", fix=fix)
     found = Path(path).expanduser()
-    if not found.exists():
+    if not found.exists() and not corpus.prefixes(found):
         raise DataError("D101", "no such file or folder", where=spec, fix="check data.train[].path")
     return found
 
