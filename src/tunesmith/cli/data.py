@@ -113,7 +113,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"rows    {summary['items']:,} to train · {summary['left_out']:,} left out",
-        f"roles   {roles}",
+        *([f"roles   {roles}"] if roles else []),
         f"tokens  {summary['tokens']:,} · {summary['trained_share']:.0%} trained"
         f" · {summary['truncated_tokens']:,} cut away",
         f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"

@@ -18,7 +18,8 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_PAIR = re.compile(rb"[\xa1-\xfe][\xa1-\xfe]")
+# GB2312's punctuation and its 3,755 common characters; pairs of European letters lie elsewhere.
+_PAIR = re.compile(rb"[\xa1-\xa3\xb0-\xd7][\xa1-\xfe]")
 _HIGH = re.compile(rb"[\x80-\xff]")
 # What UTF-8 looks like when it is read as Windows-1252: a lead byte and what follows it.
 _MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u2013-\u203a\u20ac\u0152-\u0192\u02c6\u02dc]")
@@ -79,7 +80,7 @@ def _decoded(raw: bytes, repairs: Counter[str]) -> str:
 def _candidates(raw: bytes) -> tuple[str, str]:
     """GB18030 first where most bytes above ASCII stand in pairs."""
     paired = 2 * len(_PAIR.findall(raw))
-    chinese = paired > 0.8 * len(_HIGH.findall(raw))
+    chinese = paired > 0.7 * len(_HIGH.findall(raw))
     return ("gb18030", "cp1252") if chinese else ("cp1252", "gb18030")
 
 

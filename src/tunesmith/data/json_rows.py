@@ -78,6 +78,14 @@ _STRICT = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_number
 )
 _LENIENT = json.JSONDecoder(parse_int=lambda digits: 0)
+FORGIVING = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_constant=_constant,
+    parse_int=_integer,
+    parse_float=_number,
+    strict=False,
+)
+"""For mending: strings may hold line breaks, NUL and halves of characters; nothing else may."""
 
 
 def decode(text: str, start: int = 0) -> tuple[Any, int]:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunesmith.data import decode
-from tunesmith.data.json_rows import Refusal, decode as strict
+from tunesmith.data.json_rows import FORGIVING, Refusal, decode as strict
 
 _TRAILING = re.compile(r'("(?:[^"\\]|\\.)*")|,(\s*[}\]])', re.DOTALL)
 _NOT_JSON = re.compile(r'("(?:[^"\\]|\\.)*")|\b(-?Infinity|NaN)\b', re.DOTALL)
+_SINGLE_QUOTES = re.compile(r"\{\s*'")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -52,8 +53,7 @@ def values(text: str, repairs: Counter[str]) -> Iterator[dict[str, Any]]:
             break
         value, rest = _one(rest, done)
         rest = rest.strip()
-        if found or rest.strip(","):
-            done["several rows on one line"] += 1
+        done["several rows on one line"] += bool(found)
         found += 1
         if not isinstance(value, dict):
             raise CantMend("D106", "the row is no object")
@@ -73,6 +73,8 @@ def _one(text: str, done: Counter[str]) -> tuple[Any, str]:
             value, end = _parsed(changed, lenient=kind == "line breaks in strings escaped")
         except Refusal as refused:
             reason = CantMend(refused.code, refused.what)
+            if refused.code == "D107":
+                break
             continue
         except json.JSONDecodeError as error:
             cut = error.pos >= len(changed) or error.msg.startswith("Unterminated")
@@ -81,6 +83,8 @@ def _one(text: str, done: Counter[str]) -> tuple[Any, str]:
         if kind:
             done[kind] += 1
         return value, changed[end:]
+    if reason.code == "D107" or not _SINGLE_QUOTES.match(text):
+        raise reason
     try:  # a Python literal: single quotes, True, None. It is read, never run.
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -109,11 +113,13 @@ def _attempts(text: str) -> Iterator[tuple[str, str]]:
 def _parsed(text: str, *, lenient: bool) -> tuple[Any, int]:
     """Strict as reading is, but for halves of characters and NUL, which are taken out later."""
     try:
-        return strict(text) if not lenient else json.JSONDecoder(strict=False).raw_decode(text)
+        return FORGIVING.raw_decode(text) if lenient else strict(text)
+    except RecursionError:
+        raise Refusal("D105", "the row is nested too deeply") from None
     except Refusal as refused:
         if refused.code != "D109" or not refused.what.startswith("a string holds"):
             raise
-        return json.JSONDecoder().raw_decode(text)
+        return FORGIVING.raw_decode(text)
 
 
 def _clean(value: Any, done: Counter[str]) -> Any:

@@ -146,11 +146,13 @@ def _objects(
     if not first.startswith("["):
         repairs["objects over several lines"] += 1
     whole = "\n".join(text for _, text in rest)
-    line, passed = 1, 0
+    line, passed, end = 1, 0, 0
     for at, text in mend.elements(whole):
         line += whole.count("\n", passed, at)
-        passed = at
+        passed, end = at, at + len(text)
         yield from _mended(text, line, path, repairs, rejected)
+    if first.startswith("[") and whole[end:].strip() != "]":
+        repairs["end of the array mended"] += 1
 
 
 def _mended(
