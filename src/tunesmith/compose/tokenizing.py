@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,13 +95,12 @@ def _batches(sources: tuple[Source, ...]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for source in sources:
-        with contextlib.closing(_documents(source)) as texts:
-            for text in texts:
-                batch.append(text)
-                characters += len(text)
-                if characters > BATCH_CHARACTERS:
-                    yield batch
-                    batch, characters = [], 0
+        for text in _documents(source):
+            batch.append(text)
+            characters += len(text)
+            if characters > BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
     if batch:
         yield batch
 

@@ -219,8 +219,9 @@ def duplicates(prints: Sequence[bytes]) -> list[int]:
 
 def _equal_sides(data: Dataset) -> Finding:
     pairs = np.flatnonzero(data.count_N > 1)
-    equal = [i for i in pairs if len({_print([example]) for example in data[int(i)]}) == 1]
-    if not equal:
+    sides = ({_print([example]) for example in data[int(i)]} for i in pairs)
+    equal = pairs[[len(prints) == 1 for prints in sides]] if len(pairs) else pairs
+    if not len(equal):
         return Finding("OK", "pairs", "no chosen answer equals its rejected one")
     level: Level = "MAJOR" if len(equal) > MOST_EQUAL * len(pairs) else "MINOR"
     text = f"{len(equal):,} of {len(pairs):,} pairs have equal chosen and rejected answers"

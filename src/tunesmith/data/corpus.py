@@ -217,7 +217,7 @@ def parts(text: str, documents: int) -> list[tuple[int, int]]:
         weights = []
     if not 1 <= len(weights) <= 3 or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
         what = f"`{text}` is no split: one to three numbers, as in 949,50,1"
-        raise DataError("D213", what, where="data.eval", fix="write split: 949,50,1")
+        raise DataError("D213", what, where="data.eval", fix='write split: "949,50,1"')
     weights += [0.0] * (3 - len(weights))
     borders = [0]
     for weight in weights:

@@ -49,7 +49,7 @@ def lines(stream: BinaryIO, repairs: Counter[str]) -> Iterator[tuple[int, str]]:
 def _wide_lines(
     stream: BinaryIO, encoding: str, repairs: Counter[str]
 ) -> Iterator[tuple[int, str]]:
-    reader = codecs.getreader(encoding)(stream, errors="replace")
+    reader = codecs.getreader(encoding)(stream, "replace")
     number = 0
     kept = ""
     while chunk := reader.read(1 << 20):

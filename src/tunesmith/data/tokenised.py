@@ -229,7 +229,7 @@ def _open_corpora(path: Path, max_length: int, wanted: Wanted) -> store.Dataset:
         counts["rows"] += len(found.length_D)
         counts["left_out"] += int(np.count_nonzero(found.length_D < 2))
     key = hashlib.sha256(json.dumps([digests, max_length]).encode()).hexdigest()
-    report = {name: 0 for name in reports.NUMBERS} | counts
+    report: dict[str, Any] = {name: 0 for name in reports.NUMBERS} | counts
     report |= {"path": str(path), "format": "corpus", "key": key, "skipped": []}
     short = counts["left_out"]
     report["reasons"] = {"the document has no token to predict": short} if short else {}

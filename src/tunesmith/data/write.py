@@ -176,7 +176,8 @@ def _parquet(aside: Path, path: Path) -> Iterator[Put]:
     yield put
     if waiting or out is None:
         flush()
-    out.close()
+    if out is not None:
+        out.close()
 
 
 def _cant(path: Path, what: str, fix: str) -> DataError:

@@ -66,7 +66,7 @@ class Holdout:
     count: int | None = None
     """Number of training rows, drawn by train.seed."""
     split: str | None = None
-    """Shares of training, validation and test documents in their order, e.g. 949,50,1."""
+    """Shares of training, validation and test documents in their order: "949,50,1"."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DataConfig:
     train: tuple[Source, ...] = ()
     """Training data; a string or list of strings is shorthand for paths."""
     eval: tuple[Source, ...] | Holdout | None = None
-    """Evaluation data: files, {fraction: 0.05} or {count: 100}; default none."""
+    """Evaluation data: files, {fraction: 0.05}, {count: 100}, {split: "949,50,1"}; default none."""
     template: str = "auto"
     """Chat template: auto (the model's own), a name of templates/, or a .jinja/.toml file."""
     system: str | None = None
