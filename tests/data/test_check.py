@@ -82,6 +82,20 @@ def test_truncation(tmp_path, cut, level):
     assert found(data_of(tmp_path, GOOD, truncated=cut), "truncation").level == level
 
 
+def test_text_cut_as_the_recipe_says_is_no_reason_to_stop(tmp_path):
+    data = data_of(tmp_path, GOOD, truncated=20)
+    by_name = {one.check: one.level for one in check.check(data, MARKERS, skipping=True)}
+    assert by_name["truncation"] == "MINOR"
+
+
+def test_documents_have_no_answers_and_repeat_short_lines(tmp_path):
+    hollow = example([1, 10, 11, 2], 1)
+    data, other = data_of(tmp_path, [*GOOD, hollow]), data_of(tmp_path, GOOD[3:5], "b")
+    markers = check.Markers(frozenset({2}), 1, documents=True)
+    by_name = {one.check: one.level for one in check.check(data, markers, other)}
+    assert (by_name["empty answers"], by_name["evaluation"]) == ("OK", "MINOR")
+
+
 @pytest.mark.parametrize(("unknown", "level"), [(0, "OK"), (1, "MINOR"), (5, "MAJOR")])
 def test_unknown_tokens(tmp_path, unknown, level):
     data = data_of(tmp_path, GOOD, unknown=unknown, tokens=400)

@@ -22,7 +22,7 @@ COMPARED = 1_000_000
 MOST_COPIES = 0.5
 """Share of rows that are copies above which a data set is not what it seems."""
 MOST_SEEN = 0.1
-"""Share of evaluation rows that are trained on above which their loss says nothing."""
+"""Share of evaluation tokens that are trained on above which their loss says nothing."""
 MOST_EQUAL = 0.01
 """Share of pairs without a difference above which something went wrong in making them."""
 BIAS = 0.75
@@ -68,7 +68,8 @@ def check(
         train: Training data.
         markers: What ends an answer, what begins a text.
         evaluation: Evaluation data, looked at only for rows that are trained on too.
-        skipping: Rows are left out because the user said so: worth a word, no reason to stop.
+        skipping: Rows are left out, and text is cut, because the recipe says so: worth a word, no
+            reason to stop unless more than half of the rows are gone.
     """
     found = items.facts(train, markers.end_ids, markers.bos_id)
     compared = train if len(train) <= COMPARED else train.select(np.arange(COMPARED))
@@ -77,14 +78,14 @@ def check(
         _left_out(train.report, skipping),
         _untrained(train),
         _ends(train, found, markers),
-        _empty(train, found),
+        _empty(train, found, markers),
         _double_bos(train, found),
-        _truncated(train.report),
+        _truncated(train.report, skipping),
         _unknown(train.report),
         _duplicates(compared, prints),
         _equal_sides(train),
         _length_bias(train),
-        *([_overlap(prints, evaluation)] if evaluation is not None else []),
+        *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
     )
 
 
@@ -162,8 +163,10 @@ def _last_of_row(data: Dataset, items_N: np.ndarray) -> np.ndarray:
     return np.concatenate([changes, [True]])
 
 
-def _empty(data: Dataset, found: Facts) -> Finding:
+def _empty(data: Dataset, found: Facts, markers: Markers) -> Finding:
     """Answers of which only the end marker is left: a template without tool calls drops them."""
+    if markers.documents:  # the last block of a document may well have nothing new but its EOS
+        return Finding("OK", "empty answers", "documents have no answers")
     empty = found.items_N[found.hollow_N]
     if not len(empty):
         return Finding("OK", "empty answers", "no trained answer is a mere end marker")
@@ -182,12 +185,12 @@ def _double_bos(data: Dataset, found: Facts) -> Finding:
     return Finding("MAJOR", "BOS", text, _where(data, double))
 
 
-def _truncated(report: Mapping[str, Any]) -> Finding:
+def _truncated(report: Mapping[str, Any], skipping: bool) -> Finding:
     tokens = report["truncated"]
     if not tokens:
         return Finding("OK", "truncation", "nothing was cut away")
     share = tokens / (tokens + report["tokens"])
-    level: Level = "MAJOR" if share > 0.1 else "MINOR"
+    level: Level = "MAJOR" if share > 0.1 and not skipping else "MINOR"
     return Finding(level, "truncation", f"{tokens:,} tokens ({share:.1%}) were cut to max_length")
 
 
@@ -244,11 +247,14 @@ def _length_bias(data: Dataset) -> Finding:
     return Finding(level, "length bias", text)
 
 
-def _overlap(prints: Sequence[bytes], evaluation: Dataset) -> Finding:
+def _overlap(prints: Sequence[bytes], evaluation: Dataset, markers: Markers) -> Finding:
+    """Rows on both sides, by the tokens they hold: short lines that any text repeats weigh little,
+    and in a corpus of them they are no leak."""
     trained = set(prints)
     both = [i for i, one in enumerate(fingerprints(evaluation)) if one in trained]
     if not both:
         return Finding("OK", "evaluation", "no evaluation row is trained on")
-    level: Level = "MAJOR" if len(both) > MOST_SEEN * len(evaluation) else "MINOR"
+    share = float(evaluation.trained[both].sum()) / max(float(evaluation.trained.sum()), 1.0)
+    level: Level = "MAJOR" if share > MOST_SEEN and not markers.documents else "MINOR"
     text = f"{len(both):,} of {len(evaluation):,} evaluation rows are trained on"
     return Finding(level, "evaluation", text, _where(evaluation, both))
