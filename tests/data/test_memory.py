@@ -54,5 +54,4 @@ def test_300_megabytes_of_text_in_less_memory_than_that(tmp_path):
     assert read == 200 * 8 * 1023
     made = corpus.open_corpus(tmp_path / "corpus")
     assert len(made.length_D) == 72_000
-    print(f"peak {peak} MB")
     assert peak < 700  # megabytes, the pages of the mapped corpus among them
