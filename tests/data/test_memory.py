@@ -38,7 +38,8 @@ def test_300_megabytes_of_text_in_less_memory_than_that(tmp_path):
     with text.open("w") as stream:
         for start in range(0, 3_600_000, 10_000):
             stream.writelines(
-                line.format(i) + ("\n" if i % 50 == 49 else "") for i in range(start, start + 10_000)
+                line.format(i) + ("\n" if i % 50 == 49 else "")
+                for i in range(start, start + 10_000)
             )
     assert text.stat().st_size > 290 << 20
     done = subprocess.run(
