@@ -31,7 +31,7 @@ def test_json(file, capsys):
     assert (summary["rows"], summary["items"], summary["left_out"]) == (4, 3, 1)
     assert summary["roles"] == {"user": 3, "assistant": 3}
     assert summary["problems"][0]["line"] == 4
-    assert {one["check"]: one["level"] for one in summary["findings"]}["duplicates"] == "MAJOR"
+    assert {one["check"]: one["level"] for one in summary["findings"]}["duplicates"] == "MINOR"
     assert len(found["rows"]) == 2
     row = found["rows"][0]
     assert len(row["ids"]) == len(row["weights"])

@@ -198,6 +198,14 @@ def test_files_and_addresses_are_left_as_they_are(folder):
     assert catalogue.named(source, DataConfig(), lambda *_: None) is source
 
 
+def test_a_corpus_of_token_ids_is_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("book.bin", "book.idx"):
+        (tmp_path / name).touch()
+    source = Source("book")
+    assert catalogue.named(source, DataConfig(), lambda *_: None) == source
+
+
 def test_an_info_file_holds_no_rows_itself(folder):
     write(folder, {"mine": {"file_name": "a.json"}})
     source = Source(str(folder / "dataset_info.json"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from tunesmith.data import check, store
+from tunesmith.data import check, facts, store
 from tunesmith.types import Example
 
 REPORT = {"bad_rows": 0, "rows": 9, "reasons": {}, "skipped": [], "truncated": 0}
@@ -41,7 +44,7 @@ def test_good_data_is_ok(tmp_path):
     other = data_of(tmp_path, [example([1, 99, 20, 2], 2)], "b")
     levels = {one.check: one.level for one in check.check(data, MARKERS, other)}
     assert set(levels.values()) == {"OK"}
-    assert len(levels) == 9
+    assert len(levels) == 11
 
 
 def test_rows_left_out(tmp_path):
@@ -52,6 +55,21 @@ def test_rows_left_out(tmp_path):
     one = found(data, "rows")
     assert (one.level, one.where) == ("MAJOR", ("f:4",))
     assert "1 of 10 rows can't be used: 1 × no assistant turn" in one.text
+
+
+def test_rows_that_hold_nothing_for_the_format_are_no_fault(tmp_path):
+    reasons = {"the row holds nothing that oasst_pairs can use": 8}
+    data = data_of(tmp_path, GOOD[:1], left_out=8, rows=9, reasons=reasons)
+    assert found(data, "rows").level == "MINOR"
+    data = data_of(tmp_path, GOOD[:1], left_out=8, bad_rows=1, rows=10, reasons=reasons)
+    assert found(data, "rows").level == "MAJOR"
+
+
+def test_an_answer_and_a_mismatch_are_no_pair(tmp_path):
+    data = data_of(tmp_path, [(one, one) for one in GOOD])
+    assert found(data, "pairs").level == "MAJOR"
+    names = {one.check for one in check.check(data, replace(MARKERS, pairs=False))}
+    assert not names & {"pairs", "length bias"}
 
 
 def test_end_marker_is_not_trained(tmp_path):
@@ -81,6 +99,20 @@ def test_truncation(tmp_path, cut, level):
     assert found(data_of(tmp_path, GOOD, truncated=cut), "truncation").level == level
 
 
+def test_text_cut_as_the_recipe_says_is_no_reason_to_stop(tmp_path):
+    data = data_of(tmp_path, GOOD, truncated=20)
+    by_name = {one.check: one.level for one in check.check(data, MARKERS, skipping=True)}
+    assert by_name["truncation"] == "MINOR"
+
+
+def test_documents_have_no_answers_and_repeat_short_lines(tmp_path):
+    hollow = example([1, 10, 11, 2], 1)
+    data, other = data_of(tmp_path, [*GOOD, hollow]), data_of(tmp_path, GOOD[3:5], "b")
+    markers = check.Markers(frozenset({2}), 1, documents=True)
+    by_name = {one.check: one.level for one in check.check(data, markers, other)}
+    assert (by_name["empty answers"], by_name["evaluation"]) == ("OK", "MINOR")
+
+
 @pytest.mark.parametrize(("unknown", "level"), [(0, "OK"), (1, "MINOR"), (5, "MAJOR")])
 def test_unknown_tokens(tmp_path, unknown, level):
     data = data_of(tmp_path, GOOD, unknown=unknown, tokens=400)
@@ -89,9 +121,16 @@ def test_unknown_tokens(tmp_path, unknown, level):
 
 def test_duplicates(tmp_path):
     assert found(data_of(tmp_path, [*GOOD, GOOD[0]]), "duplicates").level == "MINOR"
-    one = found(data_of(tmp_path, [*GOOD, *GOOD]), "duplicates")
-    assert (one.level, one.text) == ("MAJOR", "9 of 18 rows equal an earlier one")
+    one = found(data_of(tmp_path, [*GOOD, *GOOD, *GOOD]), "duplicates")
+    assert one.level == "MAJOR"
+    assert one.text.startswith("18 of 27 rows equal an earlier one")
     assert one.where[0] == "f:10"
+    # Before a training, copies among a few rows or among the lines of a text are no reason to stop.
+    lines = replace(MARKERS, documents=True)
+    for rows, markers, level in ((9, MARKERS, "MAJOR"), (2, MARKERS, "MINOR"), (9, lines, "MINOR")):
+        data = data_of(tmp_path, GOOD[:rows] * 3, "c")
+        findings = check.check(data, markers, skipping=True)
+        assert [one.level for one in findings if one.check == "duplicates"] == [level]
     # The same tokens with other weights are another example.
     other = Example(GOOD[0].ids_T, np.array([0, 1, 1, 1], np.float32))
     assert found(data_of(tmp_path, [GOOD[0], other]), "duplicates").level == "OK"
@@ -101,6 +140,66 @@ def test_overlap_of_training_and_evaluation(tmp_path):
     data, other = data_of(tmp_path, GOOD), data_of(tmp_path, GOOD[3:5], "b")
     one = found(data, "evaluation", other)
     assert (one.level, one.text) == ("MAJOR", "2 of 2 evaluation rows are trained on")
+
+
+def test_a_little_overlap_is_no_reason_to_stop(tmp_path):
+    others = [example([1, 60 + i, 20, 2], 2) for i in range(19)]
+    data, other = data_of(tmp_path, GOOD), data_of(tmp_path, [GOOD[3], *others], "b")
+    assert found(data, "evaluation", other).level == "MINOR"
+
+
+def test_rows_the_user_chose_to_leave_out_are_no_reason_to_stop(tmp_path):
+    data = data_of(tmp_path, GOOD, bad_rows=1, rows=10, reasons={"x": 1})
+    assert check.check(data, MARKERS, skipping=True)[0].level == "MINOR"
+    lost = data_of(tmp_path, GOOD, bad_rows=90, rows=99, reasons={"x": 90})
+    assert check.check(lost, MARKERS, skipping=True)[0].level == "MAJOR"
+
+
+def test_rows_without_a_trained_token(tmp_path):
+    mute = Example(np.array([1, 2, 3], np.int32), np.zeros(3, np.float32))
+    one = found(data_of(tmp_path, [*GOOD, mute]), "trained tokens")
+    assert (one.level, one.where) == ("MINOR", ("f:10",))
+    assert found(data_of(tmp_path, [mute, mute]), "trained tokens").level == "MAJOR"
+
+
+def test_of_a_document_in_blocks_only_the_last_must_end_it(tmp_path):
+    blocks = [example([1, 10, 11, 12], 3), example([12, 13, 2], 2)]
+    path = tmp_path / "a"
+    rows = [store.Item((one,), 0, line) for line in (1, 2) for one in blocks]
+    store.write_shard(path, [*rows, store.Item((example([1, 5, 6], 2),), 0, 3)])
+    data = store.open_dataset([path], ["f"], {**REPORT, "tokens": 17, "unknown": 0})
+    markers = check.Markers(frozenset({2}), 1, documents=True)
+    one = next(one for one in check.check(data, markers) if one.check == "end of documents")
+    assert (one.level, one.where) == ("MINOR", ("f:3",))
+    assert one.text == "1 of 3 documents don't end with a trained end marker"
+
+
+def test_length_bias(tmp_path):
+    longer = [(example([1, 5, 7, 7, 7, 2], 4), example([1, 5, 8 + i, 2], 2)) for i in range(30)]
+    assert found(data_of(tmp_path, longer), "length bias").level == "MINOR"
+    even = [pair if i % 2 else pair[::-1] for i, pair in enumerate(longer)]
+    assert found(data_of(tmp_path, even), "length bias").level == "OK"
+    assert found(data_of(tmp_path, longer[:5]), "length bias").level == "OK"
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 2, 9]), min_size=1, max_size=6), min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_facts_are_those_of_a_loop_over_examples(tmp_path, rows):
+    """The shard-wise search says what a plain loop says, for any ids and weights."""
+    examples = []
+    for ids in rows:
+        weights = np.array([float(i % 3 != 1) for i in ids], np.float32)
+        weights[0] = 0
+        examples.append(Example(np.array(ids, np.int32), weights))
+    data = data_of(tmp_path, examples)
+    found = facts.facts(data, {2}, 1)
+    for index, one in enumerate(examples):
+        trained = np.flatnonzero(one.weights_T).tolist()
+        ids = one.ids_T.tolist()
+        assert found.endless_N[index] == bool(trained and ids[trained[-1]] != 2)
+        alone = [t for t in trained if t - 1 not in trained and t + 1 not in trained]
+        assert found.hollow_N[index] == any(ids[t] == 2 for t in alone)
+        assert found.double_bos_N[index] == (ids[:2] == [1, 1])
 
 
 def test_equal_sides_of_a_pair(tmp_path):

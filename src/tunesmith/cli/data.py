@@ -1,4 +1,4 @@
-"""`tunesmith data`: looks at data as a run would see it."""
+"""`tunesmith data`: looks at data as a run would see it, and makes other files of it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,41 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import output
+from tunesmith.cli import data_files, data_tokens, output
 
 app = output.app(
     examples=[
-        "tunesmith data inspect chats.jsonl",
-        "tunesmith data inspect recipe.yaml data.max_length=512 --rows 5",
-        "tunesmith data inspect chats.jsonl --model builtin:tiny --json",
-        "tunesmith data inspect chats.jsonl --html data.html",
+        "tunesmith data inspect chats.jsonl --model builtin:tiny",
+        "tunesmith data check recipe.yaml data.max_length=512",
+        "tunesmith data check damaged.json --fix -o mended.jsonl",
+        "tunesmith data convert chats.json -o chats.jsonl --to openai",
+        "tunesmith data split chats.jsonl -o parts --eval 0.05",
+        "tunesmith data mix a.jsonl b.jsonl -o both.jsonl --interleave-probs 0.7,0.3",
+        "tunesmith data dedup chats.jsonl -o fewer.jsonl --near 0.8",
+        "tunesmith data tokenize book.txt -o corpus/book --to megatron",
     ],
-    help="Inspect and check data.",
+    help="Inspect, check, repair, convert, split, mix and tokenize data.",
 )
+app.command("convert")(data_files.convert)
+app.command("split")(data_files.split)
+app.command("mix")(data_files.mix)
+app.command("dedup")(data_files.dedup)
+app.command("tokenize")(data_tokens.tokenize)
+
+DATA = typer.Argument(help="File, folder or recipe; key=value changes.")
+MODEL = typer.Option(help="Whose tokenizer and template.")
 
 
 @app.callback()
 def verb() -> None:
-    """Inspect and check data."""
+    """Inspect, check, repair, convert, split, mix and tokenize data."""
 
 
 @app.command("inspect")
 def inspect(
-    data: Annotated[list[str], typer.Argument(help="File, folder or recipe; key=value changes.")],
+    data: Annotated[list[str], DATA],
     rows: Annotated[int, typer.Option(min=0, help="Rows to show with their tokens.")] = 3,
-    model: Annotated[str, typer.Option(help="Whose tokenizer and template.")] = "builtin:tiny",
+    model: Annotated[str, MODEL] = "builtin:tiny",
     html: Annotated[Path | None, typer.Option(help="Write one HTML file.", dir_okay=False)] = None,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
@@ -37,7 +49,7 @@ def inspect(
     from tunesmith.compose import inspection
     from tunesmith.data import show
 
-    found = inspection.inspect(_recipe(data, model), _say)
+    found = inspection.inspect(recipe_of(data, model), say)
     train = found["train"]
     shown = show.rows(train, range(min(rows, len(train))), found["decode"])
     lines = describe(found["summary"])
@@ -50,7 +62,29 @@ def inspect(
     output.result({"summary": value, "rows": shown}, json=json, text=text)
 
 
-def _recipe(words: list[str], model: str) -> Any:
+@app.command("check")
+def check(
+    data: Annotated[list[str], DATA],
+    model: Annotated[str, MODEL] = "builtin:tiny",
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended, into -o.")] = False,
+    out: Annotated[Path | None, data_files.OUT_IF_ANY] = None,
+    yes: Annotated[bool, data_files.YES] = False,
+    json: Annotated[bool, output.JSON] = False,
+) -> None:
+    """What would train badly: OK, MINOR and MAJOR findings. A MAJOR one ends with exit code 6."""
+    from tunesmith.compose import inspection
+
+    repaired = None
+    if fix or out is not None:
+        repaired = data_files.repair(data[0], out, fix=fix, replace=yes, json=json)
+        data = [str(out), *data[1:]]
+    found = inspection.check(recipe_of(data, model), say)
+    value = {"findings": found, "worst": inspection.worst(found), "repair": repaired}
+    output.result(value, json=json, text="\n".join(_findings(found)))
+    inspection.stop_if_major(found, data[0])
+
+
+def recipe_of(words: list[str], model: str) -> Any:
     """The recipe itself, or one made for a data file, with the user's changes."""
     from tunesmith import recipe as recipes
     from tunesmith.compose import inspection
@@ -62,7 +96,7 @@ def _recipe(words: list[str], model: str) -> Any:
     return recipes.load(None, [f"model={model}", f"stage={made}", f"data.train={path}", *overrides])
 
 
-def _say(topic: str, text: str) -> None:
+def say(topic: str, text: str) -> None:
     output.log(f"{topic:<8}{text}")
 
 
@@ -79,7 +113,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"rows    {summary['items']:,} to train · {summary['left_out']:,} left out",
-        f"roles   {roles}",
+        *([f"roles   {roles}"] if roles else []),
         f"tokens  {summary['tokens']:,} · {summary['trained_share']:.0%} trained"
         f" · {summary['truncated_tokens']:,} cut away",
         f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"

@@ -32,7 +32,7 @@ VERBS: dict[str, Verb] = {
     "resume": Verb("Go on with a run as if nothing had happened.", computes=True),
     "stop": Verb("Let a run finish its step, save and stop."),
     "runs": Verb("List, show, compare and remove runs."),
-    "data": Verb("Inspect and check data."),
+    "data": Verb("Inspect, check, repair, convert, split, mix and tokenize data."),
     "estimate": Verb("Memory, time and disk of a recipe, before any work.", computes=True),
     "chat": Verb("Talk to a run or a model.", computes=True),
     "generate": Verb("Answer a prompt, or every row of a file.", computes=True),

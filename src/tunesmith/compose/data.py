@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.data import catalogue, encode, loader, read, split
-from tunesmith.errors import ConfigError
+from tunesmith.data import catalogue, check, encode, loader, read, split
+from tunesmith.errors import ConfigError, GateFailed
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
 from tunesmith.training import schedule
-from tunesmith.types import Parts, Stage
+from tunesmith.types import Document, Feedback, Parts, Stage
 
 if TYPE_CHECKING:
     from tunesmith.data.store import Dataset
@@ -160,26 +160,44 @@ def notes(recipe: Recipe, dataset: Dataset) -> list[str]:
     return found
 
 
+def check_packing(recipe: Recipe, stage: Stage) -> None:
+    """Refuses blocks where answers would be cut.
+
+    Raises:
+        ConfigError: C191.
+    """
+    if recipe.data.packing == "blocks" and Document not in stage.sample:
+        raise ConfigError(
+            "C191",
+            "packing: blocks cuts text anywhere, and this stage trains on whole conversations",
+            where="data.packing",
+            fix="data.packing=pack",
+        )
+
+
 def datasets(
     recipe: Recipe, factory: EncoderFactory, stage: Stage, progress: Any = None
 ) -> tuple[Dataset, Dataset | None]:
     """Training and evaluation data as token stores.
 
     Raises:
+        ConfigError: C191, blocks of what are no documents.
         DataError: D1xx and D2xx, files or rows that can't be trained on.
     """
     data = recipe.data
+    check_packing(recipe, stage)
     train = _build(recipe, data.train, factory, stage, progress)
     if isinstance(data.eval, Holdout):
-        train_rows, eval_rows = split.holdout(len(train), data.eval, recipe.train.seed)
+        train_rows, eval_rows = split.of_dataset(train, data.eval, recipe.train.seed)
         return train.select(train_rows), train.select(eval_rows)
     if data.eval:
         return train, _build(recipe, data.eval, factory, stage, progress)
     return train, None
 
 
-def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, progress: Any):
-    key = {
+def key_parts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """What decides the tokens of a row, beside the row."""
+    return {
         "stage": dataclasses.asdict(recipe.stage),
         "template": stage.template.source_hash,
         "tokenizer": stage.template.tokenizer.hash,
@@ -190,15 +208,22 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
         "truncation": recipe.data.truncation,
         "system": recipe.data.system,
     }
+
+
+def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, progress: Any):
     return encode.build(
         sources,
         recipe.data,
         factory,
-        key,
+        key_parts(recipe, stage),
         num_proc=recipe.data.num_proc,
         home=platform.home(),
         progress=progress,
-        checks=encode.Checks(factory.accepts(stage), _unk_id(stage.template.tokenizer)),
+        checks=encode.Checks(
+            factory.accepts(stage),
+            _unk_id(stage.template.tokenizer),
+            stage.template.tokenizer.vocab_size,
+        ),
     )
 
 
@@ -208,17 +233,65 @@ def _unk_id(tokenizer: Any) -> int | None:
     return None if tokenizer.unk_id in used else tokenizer.unk_id
 
 
+def findings(
+    stage: Stage, train: Dataset, evaluation: Dataset | None, *, skipping: bool = False
+) -> tuple[check.Finding, ...]:
+    """What would train badly; see `data.check`."""
+    tokenizer = stage.template.tokenizer
+    documents = stage.sample == (Document,)
+    ends = {tokenizer.eos_id} if documents else {*stage.template.stop_ids, tokenizer.eos_id}
+    pairs = Feedback not in stage.sample
+    markers = check.Markers(frozenset(ends - {None}), tokenizer.bos_id, documents, pairs)
+    return check.check(train, markers, evaluation, skipping=skipping)
+
+
+def check_before_training(
+    recipe: Recipe, stage: Stage, train: Dataset, evaluation: Dataset | None, say: Any
+) -> None:
+    """Tells MINOR and MAJOR findings, and stops at a MAJOR one.
+
+    Raises:
+        GateFailed: G110, unless data.on_finding is warn.
+    """
+    found = findings(stage, train, evaluation, skipping=True)
+    for one in found:
+        if one.level != "OK":
+            say("check", f"{one.level} {one.text}")
+    major = [one for one in found if one.level == "MAJOR"]
+    if major and recipe.data.on_finding == "error":
+        raise major_finding(
+            major[0].text, len(major), major[0].where[0] if major[0].where else "data"
+        )
+
+
+def major_finding(text: str, count: int, where: str) -> GateFailed:
+    """G110: data that would train badly."""
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return GateFailed(
+        "G110",
+        f"MAJOR: {text}{more}",
+        where=where,
+        fix="mend the data (tunesmith data check), or data.on_finding=warn to train all the same",
+    )
+
+
 def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
-    """The loader of training steps; `layout`: rank, world, padded, share_prompts."""
-    train = recipe.train
+    """The loader of training steps; `layout`: rank, world, padded, share_prompts.
+
+    Raises:
+        DataError: D210, probabilities that don't fit the sources.
+    """
+    train, wanted = recipe.train, recipe.data
     return loader.Loader(
         dataset=dataset,
         seed=train.seed,
         batch_size=train.per_device_train_batch_size,
         accumulation=train.gradient_accumulation_steps,
-        max_length=recipe.data.max_length,
-        packing=recipe.data.packing,
-        shuffle=recipe.data.shuffle,
+        max_length=wanted.max_length,
+        packing=wanted.packing,
+        shuffle=wanted.shuffle,
+        buffer_size=wanted.buffer_size,
+        mixture=loader.Mixture(wanted.mix_strategy, wanted.interleave_probs),
         **layout,
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tunesmith import recipe as recipes
 from tunesmith.compose import data, model
-from tunesmith.data import check, encode, show
+from tunesmith.data import encode, show, texts, tokenised
+from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
 
@@ -57,6 +58,8 @@ def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
     """The stage that trains on a file, by what its rows become."""
     from tunesmith.data.formats import base as formats
 
+    if tokenised.kind_of(path):
+        return tokenised.stage_of(path)
     kept = [text for text in overrides if text.startswith("data.")]
     recipe = recipes.load(None, [f"data.train={path}", *kept])
     (source,) = data.local(recipe).data.train[:1]
@@ -78,6 +81,53 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     Raises:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
     """
+    recipe, stage, train, evaluation = _encoded(recipe, progress)
+    counts: dict[str, int] = {}
+    for source, found in zip(recipe.data.train, train.report["sources"], strict=True):
+        if tokenised.kind_of(source.path):
+            continue
+        for role, count in show.roles(source, found["format"], recipe.data).items():
+            counts[role] = counts.get(role, 0) + count
+    findings = data.findings(stage, train, evaluation)
+    return {
+        "summary": {**show.summary(train), "roles": counts},
+        "findings": [one.as_dict() for one in findings],
+        "train": train,
+        "decode": stage.template.tokenizer.decode,
+    }
+
+
+def check(recipe: Recipe, progress: Any = None) -> list[dict[str, Any]]:
+    """All findings about the data of a recipe: its text, and what becomes of it.
+
+    Raises:
+        DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
+    """
+    recipe, stage, train, evaluation = _encoded(recipe, progress)
+    found = list(data.findings(stage, train, evaluation))
+    for source in recipe.data.train:
+        if not tokenised.kind_of(source.path):
+            found += texts.check(source)
+    return [one.as_dict() for one in found]
+
+
+def worst(findings: Sequence[dict[str, Any]]) -> str:
+    """The most severe level."""
+    levels = {one["level"] for one in findings}
+    return next(level for level in ("MAJOR", "MINOR", "OK") if level in levels)
+
+
+def stop_if_major(findings: Sequence[dict[str, Any]], where: str) -> None:
+    """Makes a MAJOR finding an exit code.
+
+    Raises:
+        GateFailed: G110.
+    """
+    if major := [one for one in findings if one["level"] == "MAJOR"]:
+        raise data.major_finding(major[0]["text"], len(major), where)
+
+
+def _encoded(recipe: Recipe, progress: Any) -> tuple[Recipe, Stage, Dataset, Dataset | None]:
     recipe = data.local(recipe, progress)
     data.check_sources(recipe)
     recipe = replace(recipe, data=replace(recipe.data, on_bad_row="skip"))
@@ -85,17 +135,4 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     factory = data.encoder_factory(recipe, directory)
     stage = factory.build()
     maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
-    train, evaluation = data.datasets(recipe, maker, stage, progress)
-    template = stage.template
-    ends = {*template.stop_ids, template.tokenizer.eos_id} - {None}
-    markers = check.Markers(frozenset(ends), template.tokenizer.bos_id)
-    counts: dict[str, int] = {}
-    for source, found in zip(recipe.data.train, train.report["sources"], strict=True):
-        for role, count in show.roles(source, found["format"], recipe.data).items():
-            counts[role] = counts.get(role, 0) + count
-    return {
-        "summary": {**show.summary(train), "roles": counts},
-        "findings": [one.as_dict() for one in check.check(train, markers, evaluation)],
-        "train": train,
-        "decode": template.tokenizer.decode,
-    }
+    return recipe, stage, *data.datasets(recipe, maker, stage, progress)

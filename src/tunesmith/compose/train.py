@@ -122,6 +122,7 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     stage.check(recipe)
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
     display.line("data", artefacts.describe_data(train_set, eval_set))
+    data.check_before_training(recipe, stage, train_set, eval_set, display.line)
     for note in data.notes(recipe, train_set):
         display.line("note", note)
     need = memory.check_fits(
@@ -189,7 +190,7 @@ def describe_plan(run: Any, gigabytes: float) -> str:
     """`20 steps × 16 sequences · eval every 50 · about 0.9 GB`."""
     train = run.recipe.train
     size = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    what = "bins" if run.recipe.data.packing == "pack" else "sequences"
+    what = {"pack": "bins", "blocks": "blocks"}.get(run.recipe.data.packing, "sequences")
     parts = [f"{run.total_steps:,} steps × {size * run.parallel.world} {what}"]
     if run.eval_loader is not None:
         every = run.recipe.eval.steps

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data import catalogue_entry, hub, read, rows_function
+from tunesmith.data import catalogue_entry, corpus, hub, read, rows_function
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipe.sections import DataConfig, Source
 from tunesmith.registry import did_you_mean
@@ -41,6 +41,8 @@ def named(source: Source, config: DataConfig, say: Say) -> Source:
     if Path(path).expanduser().exists():
         if Path(path).name == INFO:
             raise _names_of(Path(path).expanduser())
+        return source
+    if corpus.prefixes(Path(path).expanduser()):
         return source
     told = _info_files(path, config)
     for file in told:

@@ -10,10 +10,26 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tunesmith.data import facts as items
+from tunesmith.data.facts import Facts
+from tunesmith.data.report import NOTHING
 from tunesmith.data.store import Dataset
 from tunesmith.types import Example
 
 Level = Literal["OK", "MINOR", "MAJOR"]
+
+COMPARED = 1_000_000
+"""Rows compared with each other; more would take longer than they are worth before every run."""
+MOST_COPIES = 0.5
+"""Share of rows that are copies above which a data set is not what it seems."""
+MOST_SEEN = 0.1
+"""Share of evaluation tokens that are trained on above which their loss says nothing."""
+MOST_EQUAL = 0.01
+"""Share of pairs without a difference above which something went wrong in making them."""
+BIAS = 0.75
+"""Share of pairs in which the same side is longer, above which length is what will be learnt."""
+FEWEST = 20
+"""Rows or pairs below which a share of copies or of longer answers tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +53,50 @@ class Markers:
     end_ids: frozenset[int]
     """End-of-turn markers and EOS."""
     bos_id: int | None = None
+    documents: bool = False
+    """Rows are documents, perhaps in several blocks; only the last block of each ends it."""
+    pairs: bool = True
+    """Items of two examples are a chosen and a rejected answer; else an answer and a mismatch."""
 
 
 def check(
-    train: Dataset, markers: Markers, evaluation: Dataset | None = None
+    train: Dataset,
+    markers: Markers,
+    evaluation: Dataset | None = None,
+    *,
+    skipping: bool = False,
 ) -> tuple[Finding, ...]:
-    """Looks through all encoded rows once.
+    """Looks through the encoded rows once.
 
     Args:
         train: Training data.
         markers: What ends an answer, what begins a text.
         evaluation: Evaluation data, looked at only for rows that are trained on too.
+        skipping: Before a training. Rows are left out, and text is cut, because the recipe says so:
+            worth a word, no reason to stop unless more than half of the rows are gone. Nor are
+            copies among documents or a few rows.
     """
-    prints = fingerprints(train)
+    found = items.facts(train, markers.end_ids, markers.bos_id)
+    compared = train if len(train) <= COMPARED else train.select(np.arange(COMPARED))
+    prints = fingerprints(compared)
     return (
-        _left_out(train.report),
-        _ends(train, markers),
-        _empty(train, markers),
-        _double_bos(train, markers),
-        _truncated(train.report),
+        _left_out(train.report, skipping),
+        _untrained(train),
+        _ends(train, found, markers),
+        _empty(train, found, markers),
+        _double_bos(train, found),
+        _truncated(train.report, skipping),
         _unknown(train.report),
-        _duplicates(train, prints),
-        _equal_sides(train),
-        *([_overlap(prints, evaluation)] if evaluation is not None else []),
+        _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
+        *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
+        *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
     )
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The most severe level."""
+    levels = {one.level for one in findings}
+    return "MAJOR" if "MAJOR" in levels else "MINOR" if "MINOR" in levels else "OK"
 
 
 def fingerprints(data: Dataset) -> list[bytes]:
@@ -72,82 +108,95 @@ def _print(examples: Sequence[Example]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         digest.update(len(example.ids_T).to_bytes(4, "little"))
-        digest.update(example.ids_T.data)
-        digest.update(example.weights_T.data)
+        digest.update(np.ascontiguousarray(example.ids_T).data)
+        digest.update(np.ascontiguousarray(example.weights_T).data)
     return digest.digest()
 
 
-def _left_out(report: Mapping[str, Any]) -> Finding:
+def _where(data: Dataset, rows: np.ndarray | Sequence[int]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(data.where(int(index)) for index in rows[:5]))
+
+
+def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
     count = report["bad_rows"] + report["left_out"] + report["refused"]
     rows = report["rows"]
     if not count:
         return Finding("OK", "rows", f"all {rows:,} rows can be trained on")
     reasons = "; ".join(f"{n:,} × {why}" for why, n in list(report["reasons"].items())[:3])
     where = tuple(f"{problem['file']}:{problem['line']}" for problem in report["skipped"][:5])
-    return Finding("MAJOR", "rows", f"{count:,} of {rows:,} rows can't be used: {reasons}", where)
+    nothing = sum(n for why, n in report["reasons"].items() if why.startswith(NOTHING))
+    fine = count == nothing or (skipping and 2 * (count - nothing) <= rows)
+    level: Level = "MINOR" if fine else "MAJOR"
+    return Finding(level, "rows", f"{count:,} of {rows:,} rows can't be used: {reasons}", where)
 
 
-def _ends(data: Dataset, markers: Markers) -> Finding:
+def _untrained(data: Dataset) -> Finding:
+    """Items all of whose weights are zero."""
+    without = np.flatnonzero(data.trained == 0)
+    if not len(without):
+        share = float(data.trained.sum()) / max(int(data.lengths.sum()), 1)
+        return Finding(
+            "OK", "trained tokens", f"every row is trained on; {share:.0%} of all tokens"
+        )
+    level: Level = "MAJOR" if len(without) > 0.1 * len(data) else "MINOR"
+    text = f"{len(without):,} of {len(data):,} rows have no trained token"
+    return Finding(level, "trained tokens", text, _where(data, without))
+
+
+def _ends(data: Dataset, found: Facts, markers: Markers) -> Finding:
     """Whether the last trained token is an end marker: else the model never learns to stop."""
-    without: list[int] = []
-    for index in range(len(data)):
-        for example in data[index]:
-            trained = np.flatnonzero(example.weights_T)
-            if len(trained) and int(example.ids_T[trained[-1]]) not in markers.end_ids:
-                without.append(index)
-                break
-    if not without:
-        return Finding("OK", "end of answers", "every answer ends with a trained end marker")
-    where = tuple(data.where(index) for index in without[:5])
-    text = f"{len(without):,} of {len(data):,} answers don't end with a trained end marker"
-    return Finding("MAJOR" if len(without) == len(data) else "MINOR", "end of answers", text, where)
+    name, noun = "end of answers", "answers"
+    endless = found.endless_N
+    looked = len(endless)
+    if markers.documents:
+        name, noun = "end of documents", "documents"
+        last = _last_of_row(data, found.items_N)
+        endless, looked = endless & last, int(last.sum())
+    without = found.items_N[endless]
+    if not len(without):
+        return Finding("OK", name, f"all {noun} end with a trained end marker")
+    level: Level = "MAJOR" if len(without) == looked else "MINOR"
+    text = f"{len(without):,} of {looked:,} {noun} don't end with a trained end marker"
+    return Finding(level, name, text, _where(data, without))
 
 
-def _empty(data: Dataset, markers: Markers) -> Finding:
+def _last_of_row(data: Dataset, items_N: np.ndarray) -> np.ndarray:
+    """Which of these items are the last of their row, among items in the order of rows."""
+    if not len(items_N):
+        return np.zeros(0, bool)
+    file_N, line_N = data.file_N[items_N], data.line_N[items_N]
+    changes = (np.diff(file_N) != 0) | (np.diff(line_N) != 0)
+    return np.concatenate([changes, [True]])
+
+
+def _empty(data: Dataset, found: Facts, markers: Markers) -> Finding:
     """Answers of which only the end marker is left: a template without tool calls drops them."""
-    empty = [
-        index
-        for index in range(len(data))
-        if any(_has_empty_answer(example, markers) for example in data[index])
-    ]
-    if not empty:
+    if markers.documents:  # the last block of a document may well have nothing new but its EOS
+        return Finding("OK", "empty answers", "documents have no answers")
+    empty = found.items_N[found.hollow_N]
+    if not len(empty):
         return Finding("OK", "empty answers", "no trained answer is a mere end marker")
     text = f"{len(empty):,} of {len(data):,} rows train an answer that is a mere end marker"
-    where = tuple(data.where(index) for index in empty[:5])
-    return Finding("MAJOR", "empty answers", f"{text}: does the template drop tool calls?", where)
+    text = f"{text}: does the template drop tool calls?"
+    return Finding("MAJOR", "empty answers", text, _where(data, empty))
 
 
-def _has_empty_answer(example: Example, markers: Markers) -> bool:
-    trained_T = example.weights_T != 0
-    starts = np.flatnonzero(trained_T & ~np.roll(trained_T, 1))
-    ids = example.ids_T
-    # An answer's first trained token is its end marker, and the next token is not trained.
-    return any(
-        int(ids[at]) in markers.end_ids and (at + 1 == len(ids) or not trained_T[at + 1])
-        for at in starts
-    )
-
-
-def _double_bos(data: Dataset, markers: Markers) -> Finding:
-    double = [
-        index
-        for index in range(len(data))
-        if any(len(e.ids_T) > 1 and e.ids_T[0] == markers.bos_id == e.ids_T[1] for e in data[index])
-    ]
-    if not double:
+def _double_bos(data: Dataset, found: Facts) -> Finding:
+    double = found.items_N[found.double_bos_N]
+    if not len(double):
         return Finding("OK", "BOS", "no row begins with two BOS tokens")
     text = (
         f"{len(double):,} of {len(data):,} rows begin with two BOS: template and tokenizer add one"
     )
-    return Finding("MAJOR", "BOS", text, tuple(data.where(index) for index in double[:5]))
+    return Finding("MAJOR", "BOS", text, _where(data, double))
 
 
-def _truncated(report: Mapping[str, Any]) -> Finding:
+def _truncated(report: Mapping[str, Any], skipping: bool) -> Finding:
     tokens = report["truncated"]
     if not tokens:
         return Finding("OK", "truncation", "nothing was cut away")
     share = tokens / (tokens + report["tokens"])
-    level: Level = "MAJOR" if share > 0.1 else "MINOR"
+    level: Level = "MAJOR" if share > 0.1 and not skipping else "MINOR"
     return Finding(level, "truncation", f"{tokens:,} tokens ({share:.1%}) were cut to max_length")
 
 
@@ -157,15 +206,15 @@ def _unknown(report: Mapping[str, Any]) -> Finding:
     return Finding(level, "unknown tokens", f"{share:.2%} of the tokens are unknown")
 
 
-def _duplicates(data: Dataset, prints: Sequence[bytes]) -> Finding:
+def _duplicates(data: Dataset, prints: Sequence[bytes], trial: bool) -> Finding:
+    """Rows that stand twice. `trial`: a few rows to try something with, or lines of a text, which
+    any text repeats: worth a word before a training."""
     extra = duplicates(prints)
     if not extra:
         return Finding("OK", "duplicates", "no row stands twice")
-    level: Level = "MAJOR" if len(extra) > 0.1 * len(data) else "MINOR"
-    where = tuple(data.where(index) for index in extra[:5])
-    return Finding(
-        level, "duplicates", f"{len(extra):,} of {len(data):,} rows equal an earlier one", where
-    )
+    level: Level = "MAJOR" if len(extra) > MOST_COPIES * len(data) and not trial else "MINOR"
+    text = f"{len(extra):,} of {len(data):,} rows equal an earlier one"
+    return Finding(level, "duplicates", f"{text} (tunesmith data dedup)", _where(data, extra))
 
 
 def duplicates(prints: Sequence[bytes]) -> list[int]:
@@ -180,20 +229,40 @@ def duplicates(prints: Sequence[bytes]) -> list[int]:
 
 
 def _equal_sides(data: Dataset) -> Finding:
-    pairs = [i for i in range(len(data)) if data.count_N[i] > 1]
-    equal = [i for i in pairs if len({_print([example]) for example in data[i]}) == 1]
-    if not equal:
+    pairs = np.flatnonzero(data.count_N > 1)
+    sides = ({_print([example]) for example in data[int(i)]} for i in pairs)
+    equal = pairs[[len(prints) == 1 for prints in sides]] if len(pairs) else pairs
+    if not len(equal):
         return Finding("OK", "pairs", "no chosen answer equals its rejected one")
-    where = tuple(data.where(index) for index in equal[:5])
-    text = f"{len(equal):,} pairs have equal chosen and rejected answers"
-    return Finding("MAJOR", "pairs", text, where)
+    level: Level = "MAJOR" if len(equal) > MOST_EQUAL * len(pairs) else "MINOR"
+    text = f"{len(equal):,} of {len(pairs):,} pairs have equal chosen and rejected answers"
+    return Finding(level, "pairs", text, _where(data, equal))
 
 
-def _overlap(prints: Sequence[bytes], evaluation: Dataset) -> Finding:
+def _length_bias(data: Dataset) -> Finding:
+    """Whether the better answer is nearly always the longer one, or nearly always the shorter."""
+    pairs = np.flatnonzero(data.count_N == 2)
+    if len(pairs) < FEWEST:
+        return Finding("OK", "length bias", "too few pairs to tell" if len(pairs) else "no pairs")
+    sides = [[int(np.count_nonzero(e.weights_T)) for e in data[int(i)]] for i in pairs]
+    chosen, rejected = np.array(sides).T
+    longer, shorter = float(np.mean(chosen > rejected)), float(np.mean(chosen < rejected))
+    text = (
+        f"the chosen answer is longer in {longer:.0%} of the pairs, shorter in {shorter:.0%}"
+        f" (mean {chosen.mean():.0f} and {rejected.mean():.0f} tokens)"
+    )
+    level: Level = "MINOR" if max(longer, shorter) > BIAS else "OK"
+    return Finding(level, "length bias", text)
+
+
+def _overlap(prints: Sequence[bytes], evaluation: Dataset, markers: Markers) -> Finding:
+    """Rows on both sides, by the tokens they hold: short lines that any text repeats weigh little,
+    and in a corpus of them they are no leak."""
     trained = set(prints)
     both = [i for i, one in enumerate(fingerprints(evaluation)) if one in trained]
     if not both:
         return Finding("OK", "evaluation", "no evaluation row is trained on")
-    where = tuple(evaluation.where(index) for index in both[:5])
+    share = float(evaluation.trained[both].sum()) / max(float(evaluation.trained.sum()), 1.0)
+    level: Level = "MAJOR" if share > MOST_SEEN and not markers.documents else "MINOR"
     text = f"{len(both):,} of {len(evaluation):,} evaluation rows are trained on"
-    return Finding("MAJOR", "evaluation", text, where)
+    return Finding(level, "evaluation", text, _where(evaluation, both))

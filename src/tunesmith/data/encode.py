@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import fill, read, report as reports, store, workers
+from tunesmith.data import fill, read, report as reports, store, tokenised, workers
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
-from tunesmith.types import Conversation, Encoded, Feedback, Message, Preference, Sample
+from tunesmith.types import Conversation, Document, Encoded, Feedback, Message, Preference, Sample
 
 StageEncode = Callable[[Sequence[Sample]], list[Encoded]]
 Progress = Callable[[str, str], None]
@@ -48,6 +48,8 @@ class Checks:
     """Sample types the stage trains on; empty: any."""
     unk_id: int | None = None
     """Id of the unknown token; None where it means something else (EOS, padding)."""
+    vocab_size: int | None = None
+    """Ids of data that is encoded already must be below; None: any."""
 
 
 def build(
@@ -83,7 +85,14 @@ def build(
     checks = checks or Checks()
     say = progress or (lambda topic, text: None)
     sets = []
+    wanted = tokenised.Wanted(
+        key_parts, checks.vocab_size, not checks.accepts or Document in checks.accepts, home
+    )
     for source in sources:
+        if kind := tokenised.kind_of(source.path):
+            say("data", f"{source.path}: token ids ({kind})")
+            sets.append(tokenised.open_source(source, config, wanted))
+            continue
         job = _job(source, config, make_encoder, key_parts, checks)
         detected = "" if source.format else _DETECTED.get(job.format, " (detected)")
         say("data", f"{source.path}: {job.format}{detected}")
@@ -317,7 +326,7 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
             problems.append(reports.Problem(int(row.file), row.line, error.code, error.what))
             continue
         if not made:
-            reason = f"the row holds nothing that {job.format} can use"
+            reason = f"{reports.NOTHING} {job.format} can use"
             problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
         samples += [_with_system(sample, job.source.system) for sample in made]
         kept += [row] * len(made)

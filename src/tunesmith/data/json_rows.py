@@ -38,7 +38,7 @@ class Row(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
-class _Refused(Exception):
+class Refusal(Exception):
     """A value that JSON allows or Python accepts, and that must not be trained on."""
 
     def __init__(self, code: str, what: str):
@@ -52,25 +52,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Refused("D107", f"the key `{twice}` stands twice in one object")
+        raise Refusal("D107", f"the key `{twice}` stands twice in one object")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Refused("D109", f"{name} is not a JSON value")
+    raise Refusal("D109", f"{name} is not a JSON value")
 
 
 def _integer(digits: str) -> int:
     # Longer ones aren't even converted: that takes quadratic time.
     if len(digits) > 20 or not -(1 << 63) <= (value := int(digits)) < 1 << 64:
-        raise _Refused("D109", f"the integer {digits[:20]} does not fit into 64 bits")
+        raise Refusal("D109", f"the integer {digits[:20]} does not fit into 64 bits")
     return value
 
 
 def _number(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise _Refused("D109", f"the number {digits[:20]} is out of range")
+        raise Refusal("D109", f"the number {digits[:20]} is out of range")
     return value
 
 
@@ -78,19 +78,27 @@ _STRICT = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_number
 )
 _LENIENT = json.JSONDecoder(parse_int=lambda digits: 0)
+FORGIVING = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_constant=_constant,
+    parse_int=_integer,
+    parse_float=_number,
+    strict=False,
+)
+"""For mending: strings may hold line breaks, NUL and halves of characters; nothing else may."""
 
 
 def decode(text: str, start: int = 0) -> tuple[Any, int]:
     """Parses the JSON value that begins at `start`; returns it and its end.
 
     Raises:
-        _Refused: a value that must not be trained on, or nesting too deep.
+        Refusal: a value that must not be trained on, or nesting too deep.
         json.JSONDecodeError: no JSON.
     """
     try:
         value, end = _STRICT.raw_decode(text, start)
     except RecursionError:
-        raise _Refused("D105", "the row is nested too deeply") from None
+        raise Refusal("D105", "the row is nested too deeply") from None
     if _SUSPICIOUS.search(text, start, end):
         _check_strings(value)
     return value, end
@@ -99,12 +107,12 @@ def decode(text: str, start: int = 0) -> tuple[Any, int]:
 def _check_strings(value: Any) -> None:
     if isinstance(value, str):
         if "\0" in value:
-            raise _Refused("D109", "a string holds the character NUL")
+            raise Refusal("D109", "a string holds the character NUL")
         try:
             value.encode()
         except UnicodeEncodeError as error:
             code = ord(value[error.start])
-            raise _Refused("D109", f"a string holds half a character (U+{code:04X})") from None
+            raise Refusal("D109", f"a string holds half a character (U+{code:04X})") from None
     elif isinstance(value, dict):
         for key, inner in value.items():
             _check_strings(key)
@@ -118,7 +126,7 @@ def require_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = {type(None): "null", list: "an array", str: "a string", bool: "true or false"}
         found = kind.get(type(value), "a number")
-        raise _Refused("D106", f"the row is {found}, not an object")
+        raise Refusal("D106", f"the row is {found}, not an object")
     return value
 
 
@@ -160,9 +168,9 @@ def json_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
             value, end = decode(text, start)
             rest = text[end:].strip()
             if rest:
-                raise _Refused("D105", _what_follows(rest))
+                raise Refusal("D105", _what_follows(rest))
             yield Row(require_object(value), file, number)
-        except _Refused as refused:
+        except Refusal as refused:
             on_bad(_error(refused.code, refused.what, f"{file}:{number}"))
         except json.JSONDecodeError as error:
             if text.strip() == "{":
@@ -246,7 +254,7 @@ class _Window:
                     value, end = decode(self.text, self.at)
                     refused = None
                     require_object(value)
-                except _Refused as found:
+                except Refusal as found:
                     refused = _error(found.code, found.what, self.where)
                     value, end = self._skip(refused)
             except json.JSONDecodeError as error:

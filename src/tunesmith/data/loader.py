@@ -1,6 +1,7 @@
 """Steps as a pure function of their number: which rows, in which micro-batch, on which rank.
 
-Nothing but the step's number is state. Rows of a step are the same for every number of ranks as
+Nothing but the step's number is state: mixing, shuffling and packing are functions of the seed and
+the epoch. Rows of a step are the same for every number of ranks as
 long as rows per step (batch size × accumulation × ranks) are; every row is in exactly one step of
 an epoch; the last, shorter step of an epoch is a step like any other.
 """
@@ -10,28 +11,43 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tunesmith.data import mix
+from tunesmith.data.blocks import Block, Plan, documents
 from tunesmith.data.collate import collate_items, filler
 from tunesmith.data.order import permutation
 from tunesmith.data.pack import best_fit
 from tunesmith.data.store import Dataset
-from tunesmith.types import Batch, Step
+from tunesmith.types import Batch, Example, Step
+
+Unit = np.ndarray | Block
+"""What the batch size counts: rows of the dataset, or a block of the joined documents."""
 
 PREFETCH = 2
 """Steps built ahead; a step is built much faster than it is trained."""
+
+
+class Mixture(NamedTuple):
+    """How several sources become one epoch; see `data.mix`."""
+
+    strategy: mix.Strategy = "concat"
+    probs: tuple[float, ...] | None = None
+
+
+CONCAT = Mixture()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
     """Steps of one rank.
 
-    A *unit* is what the batch size counts: a row (`packing: none`) or a bin (`packing: pack`).
+    A *unit* is what the batch size counts: a row (`packing: none`), a bin (`pack`) or a block.
     """
 
     dataset: Dataset
@@ -41,9 +57,12 @@ class Loader:
     accumulation: int = 1
     """Micro-batches of a step."""
     max_length: int = 0
-    """Tokens of a bin; used only with `packing: pack`."""
-    packing: Literal["none", "pack"] = "none"
+    """Tokens of a bin or block; not used with `packing: none`."""
+    packing: Literal["none", "pack", "blocks"] = "none"
     shuffle: bool = True
+    buffer_size: int | None = None
+    """Shuffle with a buffer of so many rows; None: draw from all."""
+    mixture: Mixture = CONCAT
     rank: int = 0
     world: int = 1
     padded: bool = False
@@ -54,9 +73,13 @@ class Loader:
     """Values of each row that are no tokens, such as log-probabilities under a reference."""
 
     _units: Any = field(init=False, repr=False, compare=False)
+    _sizes: Any = field(init=False, repr=False, compare=False)
+    """Steps of each epoch, kept: counting them means to fill its bins."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_units", lru_cache(maxsize=2)(self._plan))
+        object.__setattr__(self, "_sizes", lru_cache(maxsize=None)(self.steps_in_epoch))
+        mix.check(int(self.dataset.source_N.max(initial=0)) + 1, *self.mixture)
 
     # ------------------------------------------------------------ how many
 
@@ -65,51 +88,97 @@ class Loader:
         return self.batch_size * self.accumulation * self.world
 
     def steps_in_epoch(self, epoch: int = 0) -> int:
-        """Steps of an epoch, the last one perhaps shorter. The same for every epoch: how many bins
-        best fit needs depends on the lengths only."""
-        if self.packing == "none":
+        """Steps of an epoch, the last one perhaps shorter.
+
+        The same for every epoch but where bins are filled with a mixture of which each epoch takes
+        other rows."""
+        if self.packing == "none" and self.mixture.strategy == "concat":
             return math.ceil(len(self.dataset) / self.units_per_step)
-        return math.ceil(len(self._units(0)) / self.units_per_step)
+        return math.ceil(len(self._units(epoch if self._varies else 0)) / self.units_per_step)
+
+    @property
+    def _varies(self) -> bool:
+        return self.packing != "none" and self.mixture.strategy != "concat"
 
     def total_steps(self, num_train_epochs: float, max_steps: int | None = None) -> int:
         """Steps of a run: max_steps, or so many epochs, rounded up."""
         if max_steps is not None:
             return max_steps
         # Rounded first: 0.1 + 0.2 epochs must not become one more step than 0.3.
-        return math.ceil(round(num_train_epochs * self.steps_in_epoch(), 6))
+        if not self._varies:
+            return math.ceil(round(num_train_epochs * self.steps_in_epoch(), 6))
+        whole = int(num_train_epochs)
+        rest = (num_train_epochs - whole) * self.steps_in_epoch(whole)
+        return self._first_step(whole) + math.ceil(round(rest, 6))
 
     def epoch_of(self, index: int) -> float:
         """Epochs done when `index` steps are done."""
-        return index / self.steps_in_epoch()
+        epoch, step = self._place(index)
+        return epoch + step / self.steps_in_epoch(epoch)
 
     def ends_epoch(self, index: int) -> bool:
         """Whether an epoch is complete after `index` steps."""
-        return index > 0 and index % self.steps_in_epoch() == 0
+        return index > 0 and self._place(index)[1] == 0
+
+    def _first_step(self, epoch: int) -> int:
+        return sum(self._sizes(number) for number in range(epoch))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(epoch, step within it) of step `index`."""
+        if not self._varies:
+            return divmod(index, self.steps_in_epoch())
+        epoch = 0
+        while index >= (size := self._sizes(epoch)):
+            epoch, index = epoch + 1, index - size
+        return epoch, index
 
     # ------------------------------------------------------------ which rows
 
     def row_ids(self, index: int) -> list[int]:
         """Rows of step `index` (from 0) on all ranks, in order."""
-        return [int(row) for unit in self._units_of(index) for row in unit]
+        units = self._units_of(index)
+        rows = [unit.rows if isinstance(unit, Block) else unit for unit in units]
+        return [int(row) for one in rows for row in one]
 
     def describe(self, index: int) -> list[str]:
         """`file:line` of each row of a step."""
         return [self.dataset.where(row) for row in self.row_ids(index)]
 
-    def _plan(self, epoch: int) -> list[np.ndarray]:
-        """All units of an epoch, in order, each an array of rows; the same on every rank."""
-        n = len(self.dataset)
-        rows = permutation(n, self.seed, epoch) if self.shuffle else np.arange(n)
+    def _plan(self, epoch: int) -> list[Unit]:
+        """All units of an epoch, in order; the same on every rank."""
+        if self.packing == "blocks":
+            return self._blocks(epoch)
+        rows = self._order(self.dataset.source_N, epoch)
         if self.packing == "none":
             return list(rows.reshape(-1, 1))
-        bins = best_fit(self.dataset.lengths, self.max_length, rows)
+        # Places, not rows: a row of a mixture may stand in an epoch twice, or not at all.
+        places = best_fit(self.dataset.lengths[rows], self.max_length, np.arange(len(rows)))
+        bins: list[Unit] = [rows[place] for place in places]
         if not self.shuffle:
             return bins
         # Bins sorted by their first row would put fullest (earliest-filled) ones unevenly.
         return [bins[i] for i in permutation(len(bins), self.seed, epoch, "bins")]
 
-    def _units_of(self, index: int) -> list[np.ndarray]:
-        epoch, step = divmod(index, self.steps_in_epoch())
+    def _order(self, source_N: np.ndarray, epoch: int) -> np.ndarray:
+        """Rows (or documents) of an epoch by the number of each one's source."""
+        strategy, probs = self.mixture
+        if self.buffer_size is not None and self.shuffle and strategy == "concat":
+            return mix.buffered(len(source_N), self.buffer_size, self.seed, epoch)
+        return mix.rows(
+            source_N, strategy, probs, seed=self.seed, epoch=epoch, shuffle=self.shuffle
+        )
+
+    def _blocks(self, epoch: int) -> list[Unit]:
+        first_D, _ = documents(self.dataset)
+        order_D = self._order(self.dataset.source_N[first_D], epoch)
+        blocks = Plan.of(self.dataset, order_D).blocks(self.max_length)
+        if not self.shuffle or self.buffer_size is not None:
+            return list(blocks)
+        # Neighbouring blocks are of one document: drawn, a step holds parts of many.
+        return [blocks[i] for i in permutation(len(blocks), self.seed, epoch, "blocks")]
+
+    def _units_of(self, index: int) -> list[Unit]:
+        epoch, step = self._place(index)
         start = step * self.units_per_step
         return self._units(epoch)[start : start + self.units_per_step]
 
@@ -129,14 +198,21 @@ class Loader:
             micro = units[start : start + per_micro]
             share = math.ceil(len(micro) / self.world)
             mine = micro[self.rank * share : (self.rank + 1) * share]
-            batches.append(self._batch([int(row) for unit in mine for row in unit]))
+            batches.append(self._batch(mine))
         return batches
 
-    def _batch(self, rows: list[int]) -> Batch:
-        if not rows:
+    def _batch(self, units: Sequence[Unit]) -> Batch:
+        if not units:
             return filler()
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        items = [self.dataset[row] for row in rows]
+        items: list[tuple[Example, ...]] = []
+        rows: list[int] = []
+        for unit in units:
+            if isinstance(unit, Block):  # parts of documents have no columns
+                items.append((unit.example(),))
+            else:
+                rows += [int(row) for row in unit]
+        items += [self.dataset[row] for row in rows]
+        columns = {name: values[rows] for name, values in self.columns.items()} if rows else {}
         return collate_items(
             items, columns=columns, padded=self.padded, share_prompts=self.share_prompts
         )

@@ -22,8 +22,18 @@ def permutation(n: int, seed: int, epoch: int, purpose: str = "rows") -> np.ndar
         epoch: From 0.
         purpose: What is permuted; different purposes draw independently.
     """
+    return np.argsort(_splitmix64(n, _key(seed, epoch, purpose)), kind="stable")
+
+
+def uniform(n: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
+    """Numbers in [0, 1), float64, shape (n,); arguments as for `permutation`."""
+    bits = _splitmix64(n, _key(seed, epoch, purpose)) >> np.uint64(11)
+    return bits.astype(np.float64) / 2.0**53
+
+
+def _key(seed: int, epoch: int, purpose: str) -> int:
     key = hashlib.blake2b(f"{seed}/{purpose}/{epoch}".encode(), digest_size=8).digest()
-    return np.argsort(_splitmix64(n, int.from_bytes(key, "little")), kind="stable")
+    return int.from_bytes(key, "little")
 
 
 def _splitmix64(n: int, start: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tunesmith.data import corpus
 from tunesmith.data.json_rows import (
     MAX_ROW,
     OnBad,
@@ -86,7 +87,7 @@ def locate(path: str | Path) -> Path:
         fix = f"known: {', '.join(f'builtin:{file}' for file in known)}"
         raise DataError("D101", f"no embedded data set is called `{spec}`", fix=fix)
     found = Path(path).expanduser()
-    if not found.exists():
+    if not found.exists() and not corpus.prefixes(found):
         fix = "check data.train[].path"
         if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not kind_of(found):
             fix += f"; a set of the hub is `hf:{spec}`"

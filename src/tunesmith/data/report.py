@@ -15,6 +15,8 @@ LISTED = 1000
 MOST_UNKNOWN = 0.01
 """Share of unknown tokens above which a tokenizer does not fit the text."""
 SUMMED = ("rows", "items", "examples", "tokens", "trained", "truncated", "unknown")
+NOTHING = "the row holds nothing that"
+"""How the reason begins for a row that is neither bad nor too long, but has no sample."""
 NUMBERS = (*SUMMED, "bad_rows", "left_out", "refused")
 
 

@@ -4,9 +4,57 @@ from __future__ import annotations
 
 import numpy as np
 
+from tunesmith.data.blocks import documents
+from tunesmith.data.corpus import parts
 from tunesmith.data.order import permutation
+from tunesmith.data.store import Dataset
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import Holdout
+
+
+def of_dataset(data: Dataset, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items for training and for evaluation, each ascending, int64.
+
+    Rows are drawn, not items: blocks of one document stay on one side.
+
+    Args:
+        data: All items.
+        config: A count or fraction of the rows; or `split`, shares of each source's documents in
+            their order, of which the third (test) is left out.
+        seed: The run's seed.
+
+    Raises:
+        DataError: D208, neither side may be empty; D213, a split that is none.
+    """
+    first_D, count_D = documents(data)
+    if config.split is None:
+        sides = holdout(len(first_D), config, seed)
+    else:
+        train: list[int] = []
+        evaluation: list[int] = []
+        source_D = data.source_N[first_D]
+        for source in np.unique(source_D):
+            members = np.flatnonzero(source_D == source)
+            (a, b), (c, d), _ = parts(config.split, len(members))
+            train += members[a:b].tolist()
+            evaluation += members[c:d].tolist()
+        if not train or not evaluation:
+            raise _empty(f"data.eval.split {config.split} leaves a side without rows")
+        sides = np.asarray(train, np.int64), np.asarray(evaluation, np.int64)
+    train_items, eval_items = (_expanded(side, first_D, count_D) for side in sides)
+    return train_items, eval_items
+
+
+def _expanded(chosen: np.ndarray, first_D: np.ndarray, count_D: np.ndarray) -> np.ndarray:
+    first, count = first_D[chosen], count_D[chosen]
+    ends = np.cumsum(count)
+    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - count, count)
+    return np.repeat(first, count) + within
+
+
+def _empty(what: str) -> DataError:
+    fix = "leave rows on both sides, or name a file of evaluation rows"
+    return DataError("D208", what, where="data.eval", fix=fix)
 
 
 def holdout(n: int, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,11 +74,6 @@ def holdout(n: int, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]
         taken = max(1, round(n * (config.fraction or 0.0)))
     if not 0 < taken < n:
         asked = f"count: {config.count}" if config.count is not None else f"{config.fraction:g}"
-        raise DataError(
-            "D208",
-            f"data.eval asks for {taken:,} of {n:,} rows ({asked})",
-            where="data.eval",
-            fix="leave rows on both sides, or name a file of evaluation rows",
-        )
+        raise _empty(f"data.eval asks for {taken:,} of {n:,} rows ({asked})")
     drawn = permutation(n, seed, 0, "holdout")
     return np.sort(drawn[taken:]), np.sort(drawn[:taken])

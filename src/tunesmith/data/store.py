@@ -10,6 +10,7 @@ A shard is one file, written aside and renamed, so it is there whole or not at a
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import os
 from collections.abc import Iterable, Sequence
@@ -75,7 +76,12 @@ class Shard:
     examples_I: np.ndarray
     length_E: np.ndarray
     ids_T: np.ndarray
-    weights_T: np.ndarray
+    weights_T: np.ndarray | None
+    """None: every token but an example's first is trained (a corpus that is only mapped)."""
+    start_E: np.ndarray
+    """int64, position of each example's first token; blocks of a corpus share one."""
+    factor: float = 1.0
+    """On all weights: the weight of a source whose tokens were made before."""
 
     @classmethod
     def open(cls, path: Path) -> Shard:
@@ -102,7 +108,27 @@ class Shard:
         ):
             arrays.append(np.frombuffer(memory, dtype, count, at))
             at += arrays[-1].nbytes
-        return cls(*arrays)
+        length_E = arrays[4]
+        return cls(*arrays, start_E=np.cumsum(length_E, dtype=np.int64) - length_E)
+
+    def example(self, start: int, length: int) -> Example:
+        """An example: views of the mapping, read-only, where nothing has to be computed."""
+        span = slice(start, start + length)
+        ids_T = self.ids_T[span].astype(np.int32, copy=False)
+        if self.weights_T is None:
+            weights_T = np.full(length, self.factor, np.float32)
+            weights_T[:1] = 0.0
+        else:
+            weights_T = self.weights_T[span]
+            if self.factor != 1.0:
+                weights_T = weights_T * np.float32(self.factor)
+        return Example(ids_T, weights_T)
+
+    def weighted(self, factor: float) -> Shard:
+        """The same examples with all weights times `factor`."""
+        return dataclasses.replace(
+            self, factor=self.factor * factor, trained_I=self.trained_I * factor
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +152,8 @@ class Dataset:
     """Position of the item's first token within its shard."""
     file_N: np.ndarray = field(repr=False)
     line_N: np.ndarray = field(repr=False)
+    source_N: np.ndarray = field(repr=False)
+    """int32, number of the source (an entry of data.train) an item comes from."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -136,8 +164,7 @@ class Dataset:
         first, at = int(self.first_N[item]), int(self.token_N[item])
         examples = []
         for length in shard.length_E[first : first + int(self.count_N[item])].tolist():
-            span = slice(at, at + length)
-            examples.append(Example(shard.ids_T[span], shard.weights_T[span]))
+            examples.append(shard.example(at, length))
             at += length
         return tuple(examples)
 
@@ -163,7 +190,10 @@ class Dataset:
         return Dataset(self.shards, self.files, report, **columns)
 
 
-PER_ITEM = ("lengths", "trained", "shard_N", "first_N", "count_N", "token_N", "file_N", "line_N")
+PER_ITEM = (
+    *("lengths", "trained", "shard_N", "first_N", "count_N", "token_N", "file_N", "line_N"),
+    "source_N",
+)
 
 
 def open_dataset(shards: Iterable[Path], files: Sequence[str], report: dict[str, Any]) -> Dataset:
@@ -172,38 +202,50 @@ def open_dataset(shards: Iterable[Path], files: Sequence[str], report: dict[str,
     Raises:
         ValueError: a file is no shard.
     """
-    opened = tuple(Shard.open(path) for path in shards)
+    return of_shards([Shard.open(path) for path in shards], files, report)
+
+
+def of_shards(opened: Sequence[Shard], files: Sequence[str], report: dict[str, Any]) -> Dataset:
+    """The items of shards that are mapped already."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in PER_ITEM}
     for number, shard in enumerate(opened):
         first_I = np.cumsum(shard.examples_I, dtype=np.int64) - shard.examples_I
-        token_E = np.concatenate([[0], np.cumsum(shard.length_E, dtype=np.int64)])
-        token_I = token_E[first_I]
+        total_E = np.concatenate([[0], np.cumsum(shard.length_E, dtype=np.int64)])
         columns["first_N"].append(first_I)
         columns["count_N"].append(shard.examples_I)
-        columns["token_N"].append(token_I)
-        columns["lengths"].append((token_E[first_I + shard.examples_I] - token_I).astype(np.int32))
+        columns["token_N"].append(shard.start_E[first_I])
+        length_I = total_E[first_I + shard.examples_I] - total_E[first_I]
+        columns["lengths"].append(length_I.astype(np.int32))
         columns["trained"].append(shard.trained_I)
         columns["shard_N"].append(np.full(len(first_I), number, np.int32))
         columns["file_N"].append(shard.file_I)
         columns["line_N"].append(shard.line_I)
+        columns["source_N"].append(np.zeros(len(first_I), np.int32))
     joined = {
         name: np.concatenate([*parts, np.zeros(0, _dtype(name))]) for name, parts in columns.items()
     }
-    return Dataset(opened, tuple(files), report, **joined)
+    return Dataset(tuple(opened), tuple(files), report, **joined)
 
 
 def _dtype(name: str) -> type:
     kinds = {"lengths": np.int32, "trained": np.float64, "shard_N": np.int32, "file_N": np.int32}
+    kinds["source_N"] = np.int32
     return kinds.get(name, np.int64)
+
+
+def replaced(data: Dataset, shards: tuple[Shard, ...], trained_N: np.ndarray) -> Dataset:
+    """The same items in shards with other weights."""
+    report = {**data.report, "trained": float(trained_N.sum())}
+    return dataclasses.replace(data, shards=shards, trained=trained_N, report=report)
 
 
 def concat(sets: Sequence[Dataset], report: dict[str, Any]) -> Dataset:
     """All items of several datasets, one after the other."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in PER_ITEM}
     shards, files = 0, 0
-    for one in sets:
+    for number, one in enumerate(sets):
         for name in PER_ITEM:
-            shift = {"shard_N": shards, "file_N": files}.get(name, 0)
+            shift = {"shard_N": shards, "file_N": files, "source_N": number}.get(name, 0)
             columns[name].append(getattr(one, name) + np.asarray(shift, _dtype(name)))
         shards, files = shards + len(one.shards), files + len(one.files)
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}

@@ -36,6 +36,7 @@ RANGES: dict[str, Range] = {
     "data.max_prompt_length": Range(1),
     "data.max_answer_length": Range(2),
     "data.num_proc": Range(1),
+    "data.buffer_size": Range(1),
     "train.num_train_epochs": _POSITIVE,
     "train.max_steps": Range(1),
     "train.per_device_train_batch_size": Range(1),
@@ -114,8 +115,10 @@ def _sources(recipe: Recipe) -> list[tuple[str, Source]]:
 
 
 def _holdout(holdout: Holdout, root: Node) -> None:
-    if (holdout.fraction is None) == (holdout.count is None):
-        raise _refuse("data.eval", "data.eval wants a fraction or a count, not both", root)
+    given = [x for x in (holdout.fraction, holdout.count, holdout.split) if x is not None]
+    if len(given) != 1:
+        what = "data.eval wants a fraction or a count or a split, and one of them"
+        raise _refuse("data.eval", what, root)
     _in_range("data.eval.fraction", holdout.fraction, Range(0, 1, True, True), root)
     _in_range("data.eval.count", holdout.count, Range(1), root)
 

@@ -69,12 +69,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Holdout:
-    """Evaluation rows taken from the training rows: a fraction or a count."""
+    """Evaluation rows taken from the training rows: a fraction, a count or a split."""
 
     fraction: float | None = None
     """Share of the training rows, 0 to 1, drawn by train.seed."""
     count: int | None = None
     """Number of training rows, drawn by train.seed."""
+    split: str | None = None
+    """Shares of training, validation and test documents in their order: "949,50,1"."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class DataConfig:
     train: tuple[Source, ...] = ()
     """Training data; a string or list of strings is shorthand for paths."""
     eval: tuple[Source, ...] | Holdout | None = None
-    """Evaluation data: files, {fraction: 0.05} or {count: 100}; default none."""
+    """Evaluation data: files, {fraction: 0.05}, {count: 100}, {split: "949,50,1"}; default none."""
     template: str = "auto"
     """Chat template: auto (the model's own), a name of templates/, or a .jinja/.toml file."""
     system: str | None = None
@@ -102,10 +104,22 @@ class DataConfig:
     markers; the other rules are those of older systems, see docs/templates.md."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Rows that can't be read or have nothing to train: stop, or list and skip."""
-    packing: Literal["none", "pack"] = "none"
-    """none: examples laid end to end, no padding; pack: best-fit bins of max_length."""
+    on_finding: Literal["error", "warn"] = "error"
+    """A MAJOR finding of `tunesmith data check`, which runs before every training: stop, or say it
+    and go on."""
+    packing: Literal["none", "pack", "blocks"] = "none"
+    """none: examples laid end to end, no padding; pack: best-fit bins of max_length; blocks:
+    documents joined and cut into max_length (pretrain only)."""
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over"] = "concat"
+    """Several sources: every row once; or in turn until the first one (under) or every one (over)
+    has been seen whole."""
+    interleave_probs: tuple[float, ...] | None = None
+    """Chance of each source where sources interleave; default: in turn."""
     shuffle: bool = True
     """Shuffle rows each epoch by (train.seed, epoch)."""
+    buffer_size: int | None = None
+    """Shuffle with a buffer of so many rows that reads the store from its beginning to its end, for
+    corpora larger than memory on slow disks; default: draw from all rows."""
     dataset_info: str | None = None
     """A dataset_info.json (LLaMA-Factory's), or its folder: its names can be used as paths."""
     cache_dir: str | None = None

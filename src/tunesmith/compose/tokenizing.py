@@ -1,0 +1,137 @@
+"""Text to token ids on disk: the folder a run can train on, or Megatron's corpora."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith.compose import data, model
+from tunesmith.data import corpus, read, rewrite, tokenised
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.recipe.sections import Recipe, Source
+from tunesmith.templates.tokenizer import Tokenizer
+from tunesmith.types import Document
+
+BATCH_CHARACTERS = 2_000_000
+"""Text encoded at once: what is in memory at a time."""
+
+
+class Documents(NamedTuple):
+    """Which documents a corpus takes, and how they end."""
+
+    min_chars: int = 10
+    append_eos: bool = True
+
+
+def to_store(recipe: Recipe, out: Path, *, replace: bool, progress: Any = None) -> dict[str, Any]:
+    """Encodes the training data of a recipe into a folder that `data.train` takes.
+
+    Raises:
+        ConfigError: C212, something is there already.
+        DataError: D1xx, D2xx, rows that can't be trained on.
+    """
+    if out.exists() and not replace:
+        raise _taken(out)
+    recipe = data.local(recipe, progress)
+    data.check_sources(recipe)
+    factory = data.encoder_factory(recipe, model.origin(recipe).tokenizer_dir)
+    stage = factory.build()
+    train, _ = data.datasets(
+        dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eval=None)),
+        factory,
+        stage,
+        progress,
+    )
+    made_for = {**data.key_parts(recipe, stage), "max_length": recipe.data.max_length}
+    size = tokenised.save(train, out, made_for, replace=replace)
+    report = train.report
+    left_out = report["bad_rows"] + report["left_out"] + report["refused"]
+    counts = {"rows": report["rows"], "items": len(train), "tokens": int(train.lengths.sum())}
+    return {**counts, "left_out": left_out, "bytes": size, "stage": recipe.stage.kind}
+
+
+def to_corpus(
+    recipe: Recipe,
+    prefix: Path,
+    kind: corpus.Kind,
+    limits: Documents,
+    *,
+    replace: bool,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Encodes documents into a corpus of token ids, in bounded memory.
+
+    Documents of a text file are separated by blank lines; other files hold one a row.
+
+    Raises:
+        ConfigError: C180, no EOS to append; C212, something is there already.
+        DataError: D1xx; D205, rows that are no documents.
+    """
+    if not replace and corpus.kind_of(prefix) is not None:
+        raise _taken(prefix)
+    recipe = data.local(recipe, progress)
+    data.check_sources(recipe)
+    tokenizer = Tokenizer.load(model.origin(recipe).tokenizer_dir)
+    if limits.append_eos and tokenizer.eos_id is None:
+        what = "this tokenizer has no EOS token to end a document with"
+        fix = "--no-append-eos, or set `eos_token` in its tokenizer_config.json"
+        raise ConfigError("C180", what, where="model.tokenizer", fix=fix)
+    end = [tokenizer.eos_id] if limits.append_eos and tokenizer.eos_id is not None else []
+    counts = {"rows": 0, "tokens": 0, "left_out": 0}
+    with corpus.writer(prefix, kind, tokenizer.vocab_size) as add:
+        for texts in _batches(recipe.data.train):
+            long_enough = [text for text in texts if len(text.strip()) >= limits.min_chars]
+            counts["left_out"] += len(texts) - len(long_enough)
+            for ids in tokenizer.encode_documents(long_enough):
+                add([*ids, *end])
+                counts["rows"] += 1
+                counts["tokens"] += len(ids) + len(end)
+        if not counts["rows"]:
+            what = f"no document has {limits.min_chars} characters"
+            raise DataError("D203", what, where=recipe.data.train[0].path, fix="--min-chars 0")
+    return counts
+
+
+def _taken(path: Path) -> ConfigError:
+    fix = "choose another name, or --yes to replace it"
+    return ConfigError("C212", "the output is there already", where=str(path), fix=fix)
+
+
+def _batches(sources: tuple[Source, ...]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for source in sources:
+        for text in _documents(source):
+            batch.append(text)
+            characters += len(text)
+            if characters > BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _documents(source: Source) -> Iterator[str]:
+    """Texts; the lines of a text file up to a blank one are one document."""
+    found = rewrite.Reading(source, rewrite.LeftOut(skip=False))
+    if found.module.SAMPLE is not Document:
+        kind = found.module.SAMPLE.__name__.lower()
+        what = f"the format {found.format} gives {kind}s, a corpus is made of documents"
+        raise DataError("D205", what, where=source.path, fix="--to store encodes conversations")
+    lines = all(read.kind_of(path) == "text" for path in read.data_files(source.path))
+    if not lines or found.module.WHOLE_FILES:
+        for _, samples in found:
+            yield from (one.text for one in samples if isinstance(one, Document))
+        return
+    paragraph: list[str] = []
+    last = ("", 0)
+    for row, _ in found:
+        if paragraph and (row.file, row.line) != (last[0], last[1] + 1):
+            yield "\n".join(paragraph)
+            paragraph = []
+        paragraph.append(str(row.value))
+        last = row.file, row.line
+    if paragraph:
+        yield "\n".join(paragraph)

@@ -1,0 +1,237 @@
+"""Samples back to rows: the inverse of the formats, for those that every sample can be said in.
+
+What a format has no place for (tool calls in Alpaca, weights in ShareGPT) is refused, never dropped
+silently. Law: a converted row, parsed again, is the sample it was made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunesmith.errors import DataError
+from tunesmith.types import (
+    Conversation,
+    Document,
+    Feedback,
+    Message,
+    Preference,
+    Sample,
+    Text,
+    Thinking,
+    ToolCall,
+)
+
+Row = dict[str, Any]
+SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+
+
+def targets() -> tuple[str, ...]:
+    """Formats that can be written."""
+    return tuple(WRITERS)
+
+
+def rows(sample: Sample, target: str) -> list[Row]:
+    """The rows of a format that say what a sample says.
+
+    A pair gives its chosen side where a conversation is asked for, and two rows where verdicts are;
+    a verdict gives a conversation if it is a good one, else no row. `said` tells so.
+
+    Raises:
+        DataError: D128, the format has no place for something in this sample.
+    """
+    wanted, make = WRITERS[target]
+    return [make(one) for one in _adapted(sample, wanted)]
+
+
+def said(source: type, target: str) -> str:
+    """What changes when samples of one kind become another; empty if nothing is lost."""
+    wanted = WRITERS[target][0]
+    notes = {
+        (Preference, Conversation): "chosen answers are kept, rejected ones dropped",
+        (Preference, Feedback): "each pair becomes two rows: chosen true, rejected false",
+        (Feedback, Conversation): "only rows with label true are kept",
+    }
+    return notes.get((source, wanted), "")
+
+
+def _adapted(sample: Sample, wanted: type) -> list[Any]:
+    if isinstance(sample, wanted):
+        return [sample]
+    if isinstance(sample, Preference) and wanted is Conversation:
+        return [_whole(sample.prompt, sample.chosen)]
+    if isinstance(sample, Preference) and wanted is Feedback:
+        chosen, rejected = (_whole(sample.prompt, s) for s in (sample.chosen, sample.rejected))
+        return [Feedback(chosen, True), Feedback(rejected, False)]
+    if isinstance(sample, Feedback) and wanted is Conversation:
+        return [sample.conversation] if sample.desirable else []
+    have, want = type(sample).__name__.lower(), wanted.__name__.lower()
+    raise _no_place(f"a {have} is no {want}")
+
+
+def _whole(prompt: Conversation, side: Sequence[Message]) -> Conversation:
+    return Conversation((*prompt.messages, *side), prompt.tools)
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def _openai(conversation: Conversation) -> Row:
+    row: Row = {"messages": [_message(message) for message in conversation.messages]}
+    if conversation.tools:
+        row["tools"] = [dict(tool) for tool in conversation.tools]
+    return row
+
+
+def _message(message: Message) -> Row:
+    spoken = any(isinstance(part, Text) for part in message.parts)
+    row: Row = {"role": message.role, "content": message.text if spoken else None}
+    thoughts = [part.text for part in message.parts if isinstance(part, Thinking)]
+    if len(thoughts) > 1 or (thoughts and not isinstance(message.parts[0], Thinking)):
+        raise _no_place("reasoning that does not begin its message")
+    if thoughts:
+        row["reasoning_content"] = thoughts[0]
+    if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
+        if any(isinstance(part, Text) for part in message.parts[-len(calls) :]):
+            raise _no_place("text after a tool call")
+        row["tool_calls"] = [_call(call) for call in calls]
+    if message.weight is not None:
+        row["weight"] = message.weight
+    return row
+
+
+def _call(call: ToolCall) -> Row:
+    row: Row = {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {"id": call.id, **row} if call.id else row
+
+
+def _sharegpt(conversation: Conversation) -> Row:
+    row: Row = {"conversations": [_turn(message) for message in conversation.messages]}
+    if conversation.tools:
+        row["tools"] = json.dumps([dict(t) for t in conversation.tools], ensure_ascii=False)
+    return row
+
+
+def _turn(message: Message) -> Row:
+    calls = [part for part in message.parts if isinstance(part, ToolCall)]
+    if not calls:
+        return {"from": SHAREGPT[message.role], "value": _plain(message)}
+    if len(calls) != len(message.parts) or message.weight is not None:
+        raise _no_place("a message of text and tool calls")
+    if any(call.id for call in calls):
+        raise _no_place("ids of tool calls")
+    made = [{"name": call.name, "arguments": _object(call.arguments)} for call in calls]
+    value = made[0] if len(made) == 1 else made
+    return {"from": "function_call", "value": json.dumps(value, ensure_ascii=False)}
+
+
+def _object(arguments: str) -> Any:
+    """Arguments as an object where that writes the same text again, else the text."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return arguments
+    same = isinstance(value, dict) and json.dumps(value, ensure_ascii=False) == arguments
+    return value if same else arguments
+
+
+def _alpaca(conversation: Conversation) -> Row:
+    system, turns = _exchanges(conversation)
+    *past, (question, answer) = turns
+    row: Row = {"instruction": question, "input": "", "output": answer}
+    if system:
+        row["system"] = system
+    return {**row, "history": [list(pair) for pair in past]} if past else row
+
+
+def _prompt_completion(conversation: Conversation) -> Row:
+    system, turns = _exchanges(conversation)
+    row: Row = dict(zip(("prompt", "completion"), turns[0], strict=True))
+    if len(turns) > 1:
+        row = {"prompt": [q for q, _ in turns], "completion": [a for _, a in turns]}
+    return {**row, "system": system} if system else row
+
+
+def _exchanges(conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
+    """The system prompt, and questions with their answers."""
+    if conversation.tools:
+        raise _no_place("tools")
+    messages = conversation.messages
+    system = ""
+    if messages and messages[0].role == "system":
+        system, messages = _plain(messages[0]), messages[1:]
+    roles = [message.role for message in messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise _no_place("turns that don't alternate user and assistant")
+    texts = [_plain(message) for message in messages]
+    if not all(text.strip() for text in texts):
+        raise _no_place("an empty message")
+    return system, list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _plain(message: Message) -> str:
+    """The text of a message that is nothing but text."""
+    for part in message.parts:
+        if not isinstance(part, Text):
+            raise _no_place("reasoning" if isinstance(part, Thinking) else "tool calls")
+    if message.weight is not None:
+        raise _no_place("a message's weight")
+    return message.text
+
+
+# ---------------------------------------------------------------- the others
+
+
+def _preference(pair: Preference) -> Row:
+    row: Row = {}
+    before = pair.prompt.messages
+    sides = (pair.chosen, pair.rejected)
+    simple = [m for m in before if m.role != "system"]
+    if (
+        _is_text(simple, "user")
+        and before[-1:] == (simple[0],)
+        and len(before) <= 2
+        and all(_is_text(side, "assistant") for side in sides)
+    ):
+        row = {"prompt": simple[0].text, "chosen": sides[0][0].text, "rejected": sides[1][0].text}
+        if len(before) == 2:
+            row["system"] = _plain(before[0])
+    else:
+        names = ("prompt", "chosen", "rejected")
+        parts = (before, *sides)
+        row = {n: [_message(m) for m in part] for n, part in zip(names, parts, strict=True)}
+    if pair.prompt.tools:
+        row["tools"] = [dict(tool) for tool in pair.prompt.tools]
+    return row
+
+
+def _is_text(messages: Sequence[Message], role: str) -> bool:
+    if len(messages) != 1 or messages[0].role != role or messages[0].weight is not None:
+        return False
+    parts = messages[0].parts
+    return all(isinstance(part, Text) for part in parts) and bool(messages[0].text.strip())
+
+
+def _feedback(feedback: Feedback) -> Row:
+    return {**_openai(feedback.conversation), "label": feedback.desirable}
+
+
+def _text(document: Document) -> Row:
+    return {"text": document.text}
+
+
+def _no_place(what: str) -> DataError:
+    fix = "choose another format (openai has a place for all of a conversation)"
+    return DataError("D128", f"the format has no place for {what}", fix=fix)
+
+
+WRITERS: dict[str, tuple[type, Callable[[Any], Row]]] = {
+    "openai": (Conversation, _openai),
+    "sharegpt": (Conversation, _sharegpt),
+    "alpaca": (Conversation, _alpaca),
+    "prompt_completion": (Conversation, _prompt_completion),
+    "preference": (Preference, _preference),
+    "feedback": (Feedback, _feedback),
+    "text": (Document, _text),
+}

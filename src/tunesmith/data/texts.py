@@ -1,0 +1,68 @@
+"""Findings about the text of rows as it stands in the file, before it is encoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tunesmith.data import decode, read
+from tunesmith.data.check import Finding, Level
+from tunesmith.recipe.sections import Source
+
+MENDS = "tunesmith data check --fix"
+_CONTROL = re.compile("[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]")
+_HIDDEN = re.compile("[\ufeff\u200b\u2060\u202a-\u202e\u2066-\u2069]")
+
+
+def check(source: Source) -> tuple[Finding, ...]:
+    """Reads all rows once and looks for characters that nobody meant to write.
+
+    Raises:
+        DataError: D1xx, the file can't be read.
+    """
+    found: dict[str, list[str]] = {"lost": [], "mojibake": [], "control": [], "hidden": []}
+    rows = 0
+    for row in read.rows(source.path, max_samples=source.max_samples, on_bad=lambda error: None):
+        rows += 1
+        for kind in {kind for text in _strings(row.value) for kind in _kinds(text)}:
+            found[kind].append(row.where)
+    return (
+        _finding("encoding", "replacement characters (U+FFFD): text was lost", found["lost"], rows),
+        _finding("mojibake", f"text decoded wrongly, like `Ã©` ({MENDS})", found["mojibake"], rows),
+        _finding("control characters", "control characters", found["control"], rows),
+        _finding("hidden characters", "BOMs or invisible characters", found["hidden"], rows),
+    )
+
+
+def _finding(name: str, what: str, where: list[str], rows: int) -> Finding:
+    if not where:
+        return Finding("OK", name, f"no row has {what.split(':')[0].split(' (')[0]}")
+    level: Level = "MAJOR" if len(where) > 0.1 * rows else "MINOR"
+    return Finding(level, name, f"{len(where):,} of {rows:,} rows have {what}", tuple(where[:5]))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _kinds(text: str) -> Iterator[str]:
+    if text.isascii():  # nearly all there is, and quick to tell
+        if _CONTROL.search(text):
+            yield "control"
+        return
+    if "\ufffd" in text:
+        yield "lost"
+    if decode.is_mojibake(text):
+        yield "mojibake"
+    if _CONTROL.search(text):
+        yield "control"
+    if _HIDDEN.search(text):
+        yield "hidden"

@@ -1,0 +1,153 @@
+"""`data check|convert|split|mix|dedup` on the command line: results, exit codes, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunesmith.cli.main import main
+from tunesmith.data import read
+
+ROWS = [{"instruction": f"Say {i}.", "output": f"It is {i}!"} for i in range(12)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def chats(tmp_path):
+    return write(tmp_path / "chats.jsonl", ROWS)
+
+
+def answer(capsys, *words):
+    code = main(["data", *words, "--json"])
+    return code, json.loads(capsys.readouterr().out or "null")
+
+
+def test_check_of_good_data(chats, capsys):
+    code, found = answer(capsys, "check", chats)
+    assert (code, found["worst"], found["repair"]) == (0, "OK", None)
+    names = {one["check"] for one in found["findings"]}
+    assert {"rows", "end of answers", "BOS", "length bias", "encoding", "mojibake"} <= names
+    assert main(["data", "check", chats]) == 0
+    assert "OK     all 12 rows can be trained on" in capsys.readouterr().out
+
+
+def test_a_major_finding_is_exit_code_6(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", ROWS[:2] * 5)
+    code, found = answer(capsys, "check", path)
+    assert (code, found["worst"]) == (6, "MAJOR")
+    assert main(["data", "check", path]) == 6
+    err = capsys.readouterr().err
+    assert "error[G110]: MAJOR: 8 of 10 rows equal an earlier one" in err
+    assert "data.on_finding=warn" in err
+
+
+def test_check_of_a_recipe_looks_at_evaluation_too(tmp_path, chats, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: builtin:tiny\nstage: sft\ndata: {{train: {chats}, eval: {chats}}}\n")
+    code, found = answer(capsys, "check", str(recipe))
+    assert code == 6
+    major = [one["check"] for one in found["findings"] if one["level"] == "MAJOR"]
+    assert major == ["evaluation"]
+
+
+def test_pairs_are_checked_for_equal_sides_and_length(tmp_path, capsys):
+    pairs = [
+        {"prompt": f"{i}?", "chosen": "a long answer, " * 3, "rejected": "no"} for i in range(30)
+    ]
+    code, found = answer(capsys, "check", write(tmp_path / "p.jsonl", pairs))
+    levels = {one["check"]: one["level"] for one in found["findings"]}
+    assert (code, levels["length bias"], levels["pairs"]) == (0, "MINOR", "OK")
+    pairs[3]["rejected"] = pairs[3]["chosen"]
+    code, _ = answer(capsys, "check", write(tmp_path / "p.jsonl", pairs))
+    assert code == 6
+
+
+def test_repair(tmp_path, capsys):
+    damaged = tmp_path / "damaged.jsonl"
+    text = "\r\n".join(json.dumps(row) for row in ROWS).replace('!"}', '!",}', 1)
+    damaged.write_bytes(b"\xef\xbb\xbf" + text.encode() + b'\r\n{"instruction": "cut')
+    assert main(["data", "check", str(damaged)]) == 6
+    capsys.readouterr()
+    out = tmp_path / "mended.jsonl"
+    code, found = answer(capsys, "check", str(damaged), "--fix", "-o", str(out))
+    assert (code, found["worst"]) == (0, "OK")
+    repair = found["repair"]
+    assert (repair["written"], repair["rejected"]) == (12, 1)
+    assert set(repair["repairs"]) == {"BOM removed", "CRLF → LF", "trailing commas removed"}
+    assert [json.loads(line) for line in out.read_text("utf-8").splitlines()] == ROWS
+    assert main(["data", "check", str(damaged), "--fix", "-o", str(out), "--yes"]) == 0
+    err = capsys.readouterr().err
+    assert "12 × CRLF → LF" in err
+    assert "1 rows can't be mended" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["check", "F", "--fix"], "C202"),
+        (["check", "F", "-o", "x.jsonl"], "C202"),
+        (["convert", "F", "-o", "F"], "C212"),
+        (["convert", "F", "-o", "F", "--yes"], "C212"),
+        (["convert", "F", "-o", "D/x.jsonl", "--to", "opena"], "C110"),
+        (["convert", "F", "-o", "D/x.doc"], "D104"),
+        (["convert", "F", "-o", "D/x.jsonl", "--columns", "prompt"], "C202"),
+        (["convert", "F", "-o", "D/x.jsonl", "--to", "text"], "D128"),
+        (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "a,b"], "C202"),
+        (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "1"], "D210"),
+        (["split", "F", "-o", "D", "--eval", "12"], "D208"),
+        (["dedup", "none.jsonl", "-o", "D/x.jsonl"], "D101"),
+    ],
+)
+def test_refusals(chats, tmp_path, capsys, words, code):
+    swaps = {"F": chats}
+    words = [swaps.get(word, word.replace("D/", f"{tmp_path}/")) for word in words]
+    words = [str(tmp_path) if word == "D" else word for word in words]
+    assert main(["data", *words]) in (2, 3)
+    assert f"error[{code}]" in capsys.readouterr().err
+
+
+def test_convert(chats, tmp_path, capsys):
+    out = str(tmp_path / "o.jsonl")
+    code, found = answer(capsys, "convert", chats, "-o", out, "--to", "sharegpt")
+    assert (code, found["format"], found["to"], found["written"]) == (0, "alpaca", "sharegpt", 12)
+    table = str(tmp_path / "t.csv")
+    assert main(["data", "convert", out, "-o", table, "--to", "prompt_completion"]) == 0
+    back = str(tmp_path / "b.jsonl")
+    assert main(["data", "convert", table, "-o", back, "--to", "alpaca"]) == 0
+    capsys.readouterr()
+    rows = [row.value for row in read.rows(back)]
+    assert [(row["instruction"], row["output"]) for row in rows] == [
+        (row["instruction"], row["output"]) for row in ROWS
+    ]
+
+
+def test_columns_are_mapped(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [{"frage": "q", "antwort": "a"}])
+    words = ["--format", "prompt_completion", "--columns", "prompt=frage,completion=antwort"]
+    out = tmp_path / "o.jsonl"
+    assert answer(capsys, "convert", path, "-o", str(out), *words, "--to", "alpaca")[0] == 0
+    assert json.loads(out.read_text()) == {"instruction": "q", "input": "", "output": "a"}
+
+
+def test_split_mix_and_dedup(chats, tmp_path, capsys):
+    parts = tmp_path / "parts"
+    code, found = answer(capsys, "split", chats, "-o", str(parts), "--eval", "3", "--seed", "7")
+    assert (code, found["train"], found["eval"]) == (0, 9, 3)
+    whole = str(tmp_path / "whole.jsonl")
+    files = [str(parts / "train.jsonl"), str(parts / "eval.jsonl")]
+    code, found = answer(capsys, "mix", *files, "-o", whole)
+    assert (code, found["written"], found["to"]) == (0, 12, "alpaca")
+    twice = str(tmp_path / "twice.jsonl")
+    code, found = answer(capsys, "mix", *files, "-o", twice, "--mix-strategy", "interleave_over")
+    assert found["written"] == 18
+    code, found = answer(capsys, "dedup", twice, "-o", str(tmp_path / "d.jsonl"))
+    assert (code, found["written"], found["equal"]) == (0, 12, 6)
+    assert main(["data", "mix", *files, "-o", twice, "--interleave-probs", "3,1", "--yes"]) == 0
+    captured = capsys.readouterr()
+    assert "interleave_under, since probabilities were given" in captured.err
+    assert "of 9 rows" in captured.out
