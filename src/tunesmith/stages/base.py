@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 
 class Plain:
-    """What most stages don't need: modules of their own, preparation, state."""
+    """What most stages are: config and parts; no modules of their own, preparation or state."""
+
+    def __init__(self, config: Any, parts: Parts):
+        self.config = config
+        self.parts = parts
+        self.template = parts.template
+
+    @classmethod
+    def build(cls, config: Any, parts: Parts) -> Any:
+        return cls(config, parts)
 
     def equip(self, hf: nn.Module) -> None:
         """No modules beside the model."""

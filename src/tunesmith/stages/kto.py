@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunesmith.errors import ConfigError
 from tunesmith.stages import feedback_impl
 from tunesmith.stages.base import Plain
-from tunesmith.types import Batch, Encoded, Feedback, Loss, Parts, Run, Step, Term
+from tunesmith.types import Batch, Encoded, Feedback, Loss, Run, Step, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,15 +38,6 @@ class KtoStage(Plain):
 
     Config = KtoConfig
     sample = (Feedback,)
-
-    def __init__(self, config: KtoConfig, parts: Parts):
-        self.config = config
-        self.parts = parts
-        self.template = parts.template
-
-    @classmethod
-    def build(cls, config: KtoConfig, parts: Parts) -> KtoStage:
-        return cls(config, parts)
 
     def check(self, recipe: Any) -> None:
         for name in ("beta", "desirable_weight", "undesirable_weight"):

@@ -29,15 +29,6 @@ class PairStage(Plain):
 
     sample = (Preference,)
 
-    def __init__(self, config: Any, parts: Parts):
-        self.config = config
-        self.parts = parts
-        self.template = parts.template
-
-    @classmethod
-    def build(cls, config: Any, parts: Parts) -> Any:
-        return cls(config, parts)
-
     def check(self, recipe: Any) -> None:
         """Refuses numbers that make no sense.
 
