@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_the_real_probe():
     assert found["dtypes"]["float32"] > 0
     machine = platform.probe()
     assert (machine.cores >= 1, machine.memory_gb > 0.1) == (True, True)
-    json.dumps(platform.describe(machine))
+    json.dumps(asdict(machine))
 
 
 def test_all_is_well(cpu):
@@ -130,6 +131,22 @@ def test_prepare_sets_the_environment_before_torch(tmp_path):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "1", "2", "2"]
+
+
+def test_prepare_bounds_what_torch_keeps_of_shapes():
+    """Without it memory grows with every new length of a batch."""
+    script = (
+        "import os\nfrom tunesmith import platform\nplatform.prepare(1)\n"
+        "print(*map(os.environ.get, {}))"
+    )
+    names = ["LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"]
+    rest = {name: value for name, value in os.environ.items() if name not in names}
+    for given, expected in (({}, ["64", "64"]), ({names[0]: "9"}, ["9", "64"])):
+        command = [sys.executable, "-c", script.format(names)]
+        done = subprocess.run(
+            command, env={**rest, **given}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ CAP = "AVX512_CORE_FP16"
 _CAP_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 DTYPES = ("float32", "bfloat16", "float16")
 PROBE_SECONDS = 60.0  # for a cold disk; a warm probe takes two to three
+SHAPES = "64"  # whose products torch and oneDNN remember, 0.3 MB each; a step has thirty, all new
 BETTER = 1.1  # bfloat16 must win by more than the noise of the measurement
 
 # Prints one JSON line for each fact as soon as it is known: what killed the child is what follows
@@ -107,10 +108,13 @@ def prepare(threads: int | None = None) -> None:
     # a core too, training on all cores is 10 times faster (measured on two cores with load 4).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, SHAPES)
     if os.environ.get("TUNESMITH_OFFLINE", "") not in ("", "0", "false", "no"):
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
-    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+    code = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+    for variable, name in code.items():
         os.environ.setdefault(variable, str(home() / name))  # code that never travels
     cap = probe().isa_cap
     torch = sys.modules.get("torch")
@@ -387,11 +391,6 @@ def memory_bytes() -> int:
     except OSError:
         return total
     return min(total, int(limit)) if limit.isdigit() else total
-
-
-def describe(machine: Machine) -> dict[str, Any]:
-    """The machine as plain data."""
-    return asdict(machine)
 
 
 def _positive(text: str | None) -> int | None:

@@ -30,6 +30,11 @@ def test_check_knows_the_chat_templates(tmp_path, capsys):
     assert "did you mean `chatml`?" in capsys.readouterr().err
 
 
+def test_check_knows_the_reports(tmp_path, capsys):
+    assert main(["config", "check", write(tmp_path), "log.report_to=mlflow"]) == 2
+    assert "error[C195]" in capsys.readouterr().err
+
+
 def test_the_error_of_the_specification(tmp_path, capsys):
     path = write(tmp_path, "stage: sft\noptim:\n  learnin_rate: 1e-4\n")
     assert main(["config", "check", path]) == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.data.toy import dataset
-from tunesmith.data.loader import Loader
+from tunesmith.data.loader import Loader, cut
 
 
 def tokens_of(step):
@@ -24,6 +24,7 @@ CASES = {
     "packing": st.sampled_from(["none", "pack"]),
     "shuffle": st.booleans(),
     "padded": st.booleans(),
+    "max_forward_tokens": st.sampled_from([None, 1, 10, 25]),
     "seed": st.integers(0, 99),
 }
 RELAXED = settings(
@@ -81,6 +82,24 @@ def test_state_is_the_number_of_the_step(tmp_path, case, start):
         used.step(index)
     expected = [[b.ids_BT.tolist() for b in used.step(i)] for i in range(start, start + 4)]
     assert [[b.ids_BT.tolist() for b in s] for s in fresh.steps(start, start + 4)] == expected
+
+
+@RELAXED
+@given(case=st.fixed_dictionaries(CASES), limit=st.integers(1, 40))
+def test_a_pass_has_at_most_so_many_tokens_or_one_row(tmp_path, case, limit):
+    data = dataset(tmp_path, case.pop("lengths"))
+    case["max_forward_tokens"] = limit
+    loader = Loader(dataset=data, max_length=16, **{**case, "world": 1})
+    for index in range(loader.steps_in_epoch()):
+        for batch in loader.step(index):
+            assert batch.ids_BT.numel() <= limit or len(batch.segments.start_G) == 1
+
+
+def test_cut_joins_neighbours():
+    assert cut([3, 3, 3, 9, 1], 6) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert cut([3, 3, 1, 1], 6, padded=True) == [slice(0, 2), slice(2, 4)]
+    assert cut([1, 1, 3], 6, padded=True) == [slice(0, 2), slice(2, 3)]
+    assert cut([100], 6) == [slice(0, 1)]
 
 
 def test_bins_hold_at_most_max_length(tmp_path):

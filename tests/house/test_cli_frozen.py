@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -50,6 +51,21 @@ def test_verbs_are_exactly_these():
 def test_help_shows_three_runnable_examples(verb):
     examples = re.findall(rf"tunesmith {verb}\b.*", help_of(verb))
     assert len([line for line in examples if not line.startswith("Usage")]) >= 3
+
+
+def subcommands() -> list[tuple[str, str]]:
+    from typer.main import get_command
+
+    found = []
+    for verb in VERBS:
+        command = get_command(importlib.import_module(f"tunesmith.cli.{verb}").app)
+        found += [(verb, word) for word in vars(command).get("commands", {})]
+    return found
+
+
+@pytest.mark.parametrize(("verb", "word"), subcommands())
+def test_help_of_a_subcommand_shows_an_example(verb, word):
+    assert re.search(rf"^\s*tunesmith {verb} {word}\b", help_of(verb, word), re.M)
 
 
 def test_advice_names_verbs_that_exist():

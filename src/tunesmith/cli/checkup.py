@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -280,7 +280,7 @@ def bundle(found: list[Finding]) -> dict[str, Any]:
     return {
         "tunesmith": __version__,
         "findings": [vars(finding) for finding in found],
-        "machine": platform.describe(platform.probe()),
+        "machine": asdict(platform.probe()),
         "environment": shown,
         "packages": dict(sorted(packages.items(), key=lambda pair: str(pair[0]).lower())),
         "log": [redact(line) for line in _log_tail()],

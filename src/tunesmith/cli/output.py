@@ -39,6 +39,14 @@ def app(*, examples: Sequence[str], help: str | None = None) -> typer.Typer:
     )
 
 
+def _share_examples(command: Any, name: str) -> None:
+    """Gives each subcommand those of its verb's examples that are about it."""
+    lines = (command.epilog or "").splitlines()
+    for word, sub in vars(command).get("commands", {}).items():
+        own = [line for line in lines if line.strip().startswith(f"{name} {word}")]
+        sub.epilog = "\n".join(["\b", "Examples:", *own]) if own else None
+
+
 def run(verb: typer.Typer, name: str, words: Sequence[str]) -> int:
     """Runs a verb's app on its words and returns the exit code.
 
@@ -48,6 +56,7 @@ def run(verb: typer.Typer, name: str, words: Sequence[str]) -> int:
     quiet(False)
     command = typer.main.get_command(verb)
     command.epilog = verb.info.epilog if isinstance(verb.info.epilog, str) else None
+    _share_examples(command, name)
     command.context_settings.setdefault("help_option_names", ["--help", "-h"])
     try:  # not command.main(), which takes a closed pipe for a failure
         with command.make_context(name, list(words)) as context:

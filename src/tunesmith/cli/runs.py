@@ -16,6 +16,7 @@ app = output.app(
     help="List, show, compare and remove runs.",
     examples=[
         "tunesmith runs",
+        "tunesmith runs ls --json",
         "tunesmith runs show last",
         "tunesmith runs compare last 20261121-0655-sft-tiny-k7f3 --json",
         "tunesmith runs rm 20261121-0655-sft-tiny-k7f3 --yes",

@@ -15,6 +15,7 @@ import psutil
 
 from tunesmith import platform
 from tunesmith.compose import build, model
+from tunesmith.compose.data import max_forward_tokens
 from tunesmith.errors import ResourceError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.tuners import base as tuners
@@ -91,12 +92,14 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
 
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
-    """Tokens of the largest micro-batch: the longest rows together, or full bins."""
+    """Tokens of the largest forward pass: the longest rows together, or full bins, up to the limit
+    on one pass; a row is never cut."""
     size = recipe.train.per_device_train_batch_size
-    if recipe.data.packing != "none":
-        return size * recipe.data.max_length
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
-    return int(sum(longest))
+    whole = int(sum(longest)) if recipe.data.packing == "none" else size * recipe.data.max_length
+    limit = max_forward_tokens(recipe)
+    one = recipe.data.max_length if recipe.data.packing == "blocks" else longest[0]
+    return whole if limit is None else min(whole, max(limit, one))
 
 
 def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict[str, Any]]:

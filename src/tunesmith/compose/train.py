@@ -139,6 +139,7 @@ def _execute(ready: Ready, directory: RunDir, display: Display, *, resuming: boo
         from tunesmith.training.loop import fit
 
         stop.run = run
+        directory.append_event("resumed" if resuming else "started", step=run.step)
         run.log.start_clock()
         if run.step == 0 and run.eval_loader is not None:
             run.check_metric(run.evaluate())

@@ -69,6 +69,8 @@ class Loader:
     """One example a row, for models and tuners that can't take examples end to end."""
     share_prompts: bool = False
     """What the examples of a row begin with alike is laid out once."""
+    max_forward_tokens: int | None = None
+    """A micro-batch of more tokens is cut into several at borders of rows; None: never."""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     """Values of each row that are no tokens, such as log-probabilities under a reference."""
 
@@ -188,8 +190,8 @@ class Loader:
         """The micro-batches of this rank in step `index` (from 0).
 
         Unit j of a step goes to micro-batch j // (world · batch size), whose units the ranks share
-        evenly, in order. Every rank has the same number of micro-batches; one that has no row left
-        gets a filler with units 0.
+        evenly, in order; `max_forward_tokens` cuts it further. Every rank has the same number of
+        micro-batches; one that has no row left gets a filler with units 0.
         """
         units = self._units_of(index)
         per_micro = self.batch_size * self.world
@@ -197,9 +199,26 @@ class Loader:
         for start in range(0, len(units), per_micro):
             micro = units[start : start + per_micro]
             share = math.ceil(len(micro) / self.world)
-            mine = micro[self.rank * share : (self.rank + 1) * share]
-            batches.append(self._batch(mine))
+            shares = [self._cut(micro[rank * share :][:share]) for rank in range(self.world)]
+            mine, most = shares[self.rank], max(map(len, shares))
+            batches += [self._batch(part) for part in mine] + [filler()] * (most - len(mine))
         return batches
+
+    def _cut(self, units: Sequence[Unit]) -> list[Sequence[Unit]]:
+        """Units of a micro-batch in parts for one forward pass; nothing is one empty part."""
+        if self.max_forward_tokens is None or not units:
+            return [units]
+        single: list[Unit] = []
+        for unit in units:
+            single += [unit] if isinstance(unit, Block) else list(unit.reshape(-1, 1))
+        lengths = [self._length(unit) for unit in single]
+        borders = cut(lengths, self.max_forward_tokens, padded=self.padded)
+        return [single[part] for part in borders]
+
+    def _length(self, unit: Unit) -> int:
+        if isinstance(unit, Block):
+            return unit.stop - unit.start
+        return int(self.dataset.lengths[unit].sum())
 
     def _batch(self, units: Sequence[Unit]) -> Batch:
         if not units:
@@ -245,6 +264,21 @@ class Loader:
             _put(ready, None, closed)
         except BaseException as error:  # raised where the steps are asked for
             _put(ready, error, closed)
+
+
+def cut(lengths: Sequence[int], limit: int, *, padded: bool = False) -> list[slice]:
+    """Neighbours joined while they have at most `limit` tokens, padding counted; a longer one is
+    alone."""
+    parts: list[slice] = []
+    first = total = longest = 0
+    for at, length in enumerate(lengths):
+        widest = max(longest, length)
+        size = widest * (at - first + 1) if padded else total + length
+        if at > first and size > limit:
+            parts.append(slice(first, at))
+            first, total, widest = at, 0, length
+        total, longest = total + length, widest
+    return [*parts, slice(first, len(lengths))]
 
 
 def _put(ready: queue.Queue, item: object, closed: threading.Event) -> bool:

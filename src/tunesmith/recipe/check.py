@@ -41,6 +41,7 @@ RANGES: dict[str, Range] = {
     "train.max_steps": Range(1),
     "train.per_device_train_batch_size": Range(1),
     "train.gradient_accumulation_steps": Range(1),
+    "train.max_forward_tokens": Range(1),
     "train.seed": Range(0, 2**63 - 1),
     "train.save_steps": Range(1),
     "train.save_total_limit": Range(1),

@@ -142,6 +142,9 @@ class TrainConfig:
     """Examples (packing: none) or bins (packing: pack) in a micro-batch."""
     gradient_accumulation_steps: int = 1
     """Micro-batches summed into one update."""
+    max_forward_tokens: int | Literal["auto"] | None = "auto"
+    """Tokens in one forward pass: a larger micro-batch is cut at borders of rows, which changes the
+    memory it takes and nothing else. auto: 1024 on a CPU, no limit (null) on a GPU."""
     dtype: Dtype = "auto"
     """Compute type; auto: bfloat16 where it works and is faster, else float32."""
     master_weights: bool = True
