@@ -22,6 +22,7 @@ VERBS = (
     "merge",
     "chat",
     "generate",
+    "serve",
     "config",
     "model",
     "demo",
