@@ -34,7 +34,7 @@ async def answer(service: Service, request: Request) -> Response:
         rows,
         chosen,
         new_id("cmpl"),
-        # With log-probabilities the end marker is told too: lm-eval counts on a token after the prompt.
+        # The end marker is told, too: lm-eval counts on a token after the prompt.
         Answer,
         param="prompt",
     )

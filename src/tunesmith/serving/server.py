@@ -128,14 +128,15 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.signal(s, self._signalled) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, self.signalled) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _signalled(self, number: int, frame: Any) -> None:
+    def signalled(self, number: int, frame: Any) -> None:
+        """The first signal lets accepted requests finish, a second breaks them off."""
         if self.should_exit:
             self.force_exit = True
             self.service.engine.abort(faults.draining)
