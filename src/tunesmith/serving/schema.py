@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -21,6 +21,16 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+def _off(value: bool) -> bool:
+    if value:
+        raise ValueError("only false is supported")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_off), Field(json_schema_extra={"const": False})]
+"""A switch that can't be on. (A Literal would take 0 for false.)"""
 
 
 class Body(BaseModel):
@@ -98,7 +108,7 @@ class Function(Body):
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.-]+$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
+    strict: Off | None = None
 
 
 class Tool(Body):
@@ -150,7 +160,7 @@ class ChatBody(SamplingFields):
         | None
     ) = None
     modalities: list[Literal["text"]] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     service_tier: Literal["auto", "default"] | None = None
 
 
@@ -168,7 +178,7 @@ class CompletionBody(SamplingFields):
     )
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    best_of: Literal[1] | None = None
+    best_of: int | None = Field(default=None, ge=1, le=1)
     suffix: None = None
 
 
@@ -231,4 +241,4 @@ class OlderChatBody(Body):
     repetition_penalty: float = Field(default=1.2, gt=0, le=10, allow_inf_nan=False)
     max_length: int = Field(default=50, ge=1)
     src_length: int | None = Field(default=None, ge=1)
-    min_length: Literal[0, 1] = 1
+    min_length: int = Field(default=1, ge=0, le=1)
