@@ -32,8 +32,9 @@ import psutil
 
 from serve_client import Answer, answer, get
 
-QUESTIONS = [f"{ask} {thing}?" for ask in ("What is", "Who made", "Where is", "Tell me about")
-             for thing in ("the sun", "bread", "a river", "the moon", "iron", "a mill")]  # fmt: skip
+ASKS = ("What is", "Who made", "Where is", "Tell me about")
+THINGS = ("the sun", "bread", "the miller", "a river", "the moon", "iron")
+QUESTIONS = [f"{ask} {thing}?" for ask in ASKS for thing in THINGS]
 LEAVING = 0.1
 GROWTH = 1.3
 """So much may memory grow over what it was after warming up: buffers, not a leak."""
@@ -118,7 +119,10 @@ async def measure(
     process: subprocess.Popen[str], port: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     ask = {"max_tokens": options.tokens, "temperature": 0}
-    alone = {q: (await answer(port, q, ask)).text for q in QUESTIONS}
+    solo = {q: await answer(port, q, ask) for q in QUESTIONS}
+    if any(found.ended != "done" for found in solo.values()):
+        sys.exit("a question asked alone got no answer")
+    alone = {q: found.text for q, found in solo.items()}
     memory = Memory(process.pid)
     tally = Tally()
     begun = time.monotonic()

@@ -95,9 +95,7 @@ def _serve(
     key = "a key is needed" if settings.access.key else "no key: only this machine reaches it"
     output.log(f"access  {key}")
     _log_to_stderr()
-    running = server.Server(offers, settings, output.log)
-    output.log(f"serving {server.address(found)}/v1  (routes: /docs; Ctrl-C ends it)")
-    running.run([found])
+    server.Server(offers, settings, output.log).run([found])
 
 
 def _adapters(words: list[str], model: str) -> dict[str, str]:

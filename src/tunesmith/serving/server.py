@@ -110,6 +110,12 @@ class Server(uvicorn.Server):
         self.service.engine.draining = True
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it is reached once it is: who reads the line may ask at once."""
+        await super().startup(sockets)
+        for found in sockets or ():
+            self._say(f"serving {address(found)}/v1  (routes: /docs; Ctrl-C ends it)")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         engine = self.service.engine
         engine.draining = True
