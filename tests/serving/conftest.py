@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 

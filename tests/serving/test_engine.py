@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 
-import httpx
+import httpx2 as httpx
 import pytest
 
 from tests.serving.conftest import wait_for
