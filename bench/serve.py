@@ -36,8 +36,8 @@ ASKS = ("What is", "Who made", "Where is", "Tell me about")
 THINGS = ("the sun", "bread", "the miller", "a river", "the moon", "iron")
 QUESTIONS = [f"{ask} {thing}?" for ask in ASKS for thing in THINGS]
 LEAVING = 0.1
-GROWTH = 1.3
-"""So much may memory grow over what it was after warming up: buffers, not a leak."""
+GROWTH = 1.1
+"""So much may memory grow from the second quarter of the time to the last."""
 
 
 @dataclass
@@ -130,13 +130,13 @@ async def measure(
     end = begun + options.seconds
     await asyncio.gather(*(one(port, at, end, ask, alone, tally) for at in range(options.streams)))
     took = time.monotonic() - begun
+    watcher.cancel()
     print(f"{options.streams} streams for {took:.0f} s: {dict(tally.ended)}", flush=True)
     burst = await flood(port, options.streams * 2 + 100)
     print(f"a burst of {sum(burst.values())}: {dict(burst)}", flush=True)
     health = await get(port, "/health")
     stopping = await sigterm(process, port, alone, ask)
     print(f"SIGTERM under load: {dict(stopping)}", flush=True)
-    watcher.cancel()
     return {
         "bench": "serve",
         "streams": options.streams,
@@ -150,8 +150,8 @@ async def measure(
         "tokens_per_second": round(tally.tokens / took, 1),
         "first_token_s": percentiles(tally.first),
         "answer_s": percentiles(tally.whole),
-        "rss_mb": [round(value / 2**20) for value in (memory.begin, memory.peak)],
-        "rss_growth": round(memory.peak / memory.begin, 3),
+        "rss_mb_by_quarter": memory.quarters,
+        "rss_growth": round(memory.growth(), 3),
         "burst": {str(status): count for status, count in sorted(burst.items())},
         "health_after_burst": health,
         "at_sigterm": dict(stopping),
@@ -193,18 +193,24 @@ class Memory:
 
     def __init__(self, pid: int):
         self.process = psutil.Process(pid)
-        self.begin = self.peak = self.process.memory_info().rss
+        self.samples: list[int] = []
 
     async def watch(self) -> None:
-        """Takes the first two seconds for warming up."""
-        await asyncio.sleep(2)
-        self.begin = self.peak = self.process.memory_info().rss
+        """A sample every quarter of a second until cancelled."""
         while True:
+            self.samples.append(self.process.memory_info().rss)
             await asyncio.sleep(0.25)
-            try:
-                self.peak = max(self.peak, self.process.memory_info().rss)
-            except psutil.NoSuchProcess:
-                return
+
+    @property
+    def quarters(self) -> list[int]:
+        """Most in each quarter of the time, in MB."""
+        size = max(1, len(self.samples) // 4)
+        parts = [self.samples[at * size : (at + 1) * size] for at in range(4)]
+        return [round(max(part) / 2**20) for part in parts if part]
+
+    def growth(self) -> float:
+        """The last quarter over the second: the first warms up, and a leak never ends."""
+        return self.quarters[-1] / self.quarters[1]
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

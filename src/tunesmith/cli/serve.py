@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
+import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,9 +31,54 @@ app = output.app(
 )
 
 KEY = "TUNESMITH_API_KEY"
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "api_key": (str | None, typer.Option(help=f"Key of the clients; better in {KEY}.")),
+    "allow_host": (
+        list[str] | None,
+        typer.Option(help="A further name in the Host header; repeatable."),
+    ),
+    "allow_origin": (list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")),
+    "slots": (int | None, typer.Option(min=1, help="Requests answered at once; default 32.")),
+    "queue": (
+        int | None,
+        typer.Option(min=1, help="Requests in hand at most; default 5 x slots."),
+    ),
+    "max_tokens": (int | None, typer.Option(min=1, help="Longest answer.")),
+    "timeout": (
+        float | None,
+        typer.Option(min=1, help="Seconds an answer may take; default 600."),
+    ),
+    "grace": (
+        float | None,
+        typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30."),
+    ),
+}
+"""Who may ask, and how much."""
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command these options; it takes those that were given as a dict, `given`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
+    hints = typing.get_type_hints(command, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
+    parameters += [
+        inspect.Parameter(name, keyword, default=None, annotation=Annotated[kind, option])
+        for name, (kind, option) in OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**words: Any) -> None:
+        found = {name: words.pop(name) for name in OPTIONS}
+        command(**words, given={k: v for k, v in found.items() if v not in (None, [])})
+
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
 
 
 @app.command()
+@with_options
 def command(
     model: Annotated[str, typer.Argument(help="Run, directory, builtin: or hub id.")] = "last",
     host: Annotated[str, typer.Option(help="Address; others than loopback need a key.")] = (
@@ -40,38 +89,39 @@ def command(
     adapter: Annotated[
         list[str] | None, typer.Option(help="name=RUN: an adapter as a model; repeatable.")
     ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help=f"Key of the clients; better in {KEY}.")
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name in the Host header; repeatable.")
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")
-    ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 32,
-    queue: Annotated[
-        int | None, typer.Option(min=1, help="Requests in hand at most; default 5 x slots.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds an answer may take.")] = 600.0,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds to finish after SIGTERM.")] = 30.0,
+    given: dict[str, Any] | None = None,
 ) -> None:
     """Serve a model by OpenAI's API. Ctrl-C finishes what was asked, then ends."""
+    from tunesmith.serving import server
+
+    words = given or {}
+    settings, slots = _settings(host, words)
+    name = name or label(model)
+    adapters = _adapters(adapter or [], name)
+    with server.bind(host, port) as found:  # a port that is taken is told before weights are read
+        _serve(model, name, adapters, slots, settings, found)
+
+
+def _settings(host: str, words: dict[str, Any]) -> tuple[Settings, int]:
+    """How the server behaves, and how many requests it answers at once."""
     from tunesmith.serving import safety, server
+    from tunesmith.serving.engine import SLOTS
     from tunesmith.serving.service import Limits
 
-    key = os.environ.get(KEY) if api_key is None else api_key
-    access = safety.access(host, key or api_key, allow_host or (), allow_origin or ())
-    adapters = _adapters(adapter or [], name or label(model))
-    settings = server.Settings(
-        access=access,
-        limits=Limits(answer_seconds=timeout, max_tokens=max_tokens),
-        queue=queue or 5 * slots,
-        grace=grace,
+    key = words.get("api_key", os.environ.get(KEY) or None)
+    allowed = words.get("allow_host", ()), words.get("allow_origin", ())
+    limits = Limits(
+        answer_seconds=words.get("timeout", Limits.answer_seconds),
+        max_tokens=words.get("max_tokens"),
     )
-    with server.bind(host, port) as found:  # a port that is taken is told before weights are read
-        _serve(model, name or label(model), adapters, slots, settings, found)
+    slots = words.get("slots", SLOTS)
+    settings = server.Settings(
+        access=safety.access(host, key, *allowed),
+        limits=limits,
+        queue=words.get("queue", 5 * slots),
+        grace=words.get("grace", server.Settings.grace),
+    )
+    return settings, slots
 
 
 def _serve(
