@@ -31,27 +31,25 @@ app = output.app(
 )
 
 KEY = "TUNESMITH_API_KEY"
-OPTIONS: dict[str, tuple[Any, Any]] = {
-    "api_key": (str | None, typer.Option(help=f"Key of the clients; better in {KEY}.")),
-    "allow_host": (
-        list[str] | None,
-        typer.Option(help="A further name in the Host header; repeatable."),
-    ),
-    "allow_origin": (list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")),
-    "slots": (int | None, typer.Option(min=1, help="Requests answered at once; default 32.")),
-    "queue": (
-        int | None,
-        typer.Option(min=1, help="Requests in hand at most; default 5 x slots."),
-    ),
-    "max_tokens": (int | None, typer.Option(min=1, help="Longest answer.")),
-    "timeout": (
-        float | None,
-        typer.Option(min=1, help="Seconds an answer may take; default 600."),
-    ),
-    "grace": (
-        float | None,
-        typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30."),
-    ),
+OPTIONS: dict[str, Any] = {
+    "api_key": Annotated[str | None, typer.Option(help=f"Key of the clients; better in {KEY}.")],
+    "allow_host": Annotated[
+        list[str] | None, typer.Option(help="A further name in the Host header; repeatable.")
+    ],
+    "allow_origin": Annotated[
+        list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")
+    ],
+    "slots": Annotated[int | None, typer.Option(min=1, help="Answered at once; default 32.")],
+    "queue": Annotated[
+        int | None, typer.Option(min=1, help="Requests in hand at most; default 5 x slots.")
+    ],
+    "max_tokens": Annotated[int | None, typer.Option(min=1, help="Longest answer.")],
+    "timeout": Annotated[
+        float | None, typer.Option(min=1, help="Seconds an answer may take; default 600.")
+    ],
+    "grace": Annotated[
+        float | None, typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30.")
+    ],
 }
 """Who may ask, and how much."""
 
@@ -63,8 +61,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
     parameters += [
-        inspect.Parameter(name, keyword, default=None, annotation=Annotated[kind, option])
-        for name, (kind, option) in OPTIONS.items()
+        inspect.Parameter(name, keyword, default=None, annotation=kind)
+        for name, kind in OPTIONS.items()
     ]
 
     @functools.wraps(command)

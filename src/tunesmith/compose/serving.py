@@ -152,6 +152,7 @@ def _scorer(found: source.Source, name: str) -> Offer:
     directory = models.tokenizer_dir(config, found)
     compute, device = platform.choose_dtype("auto"), platform.device()
     dtype = getattr(torch, compute)
+    backbone: Any
     if _is_classifier(found.top):
         backbone, weight_1D = classifier.load(found.top, dtype, device)
     else:
