@@ -20,12 +20,44 @@ class TorchGenerator:
             evaluation mode for each step and back after it.
         tokenizer: For text and stop strings; None: events have no text.
         max_rows: How many requests are answered at once; others wait in order.
+        cache_tokens: Tokens whose keys and values may be held; None: as many as fit 1 GiB, and
+            at least one request as long as the model's context.
+        deterministic: Each request is computed by itself in pieces that depend on nothing else,
+            so a seed gives the same bits whatever it runs beside; slower in company.
+        speculate: Tokens guessed from what was said before and checked in one pass; a few make
+            answers that quote their prompt faster. The answer is the same.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer | None = None, *, max_rows: int = 32):
-        from tunesmith.generation.torch_impl import Engine
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer | None = None,
+        *,
+        max_rows: int = 32,
+        cache_tokens: int | None = None,
+        deterministic: bool = False,
+        speculate: int = 0,
+    ):
+        from tunesmith.generation import cohorts_impl, engine_impl
+        from tunesmith.models.load import packable
 
-        self._engine = Engine(model, tokenizer, max_rows)
+        hf = cohorts_impl.model_of(model)
+        if packable(hf.config):
+            self._engine: Any = engine_impl.Engine(
+                model,
+                tokenizer,
+                max_rows,
+                cache_tokens=cache_tokens,
+                deterministic=deterministic,
+                speculate=speculate,
+            )
+        else:
+            self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say about how it computes."""
+        return self._engine.notes
 
     @property
     def context(self) -> int | None:

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation.base import TextStream, check_request
+from tunesmith.generation.model_impl import context_length
 from tunesmith.generation.sampling_impl import choose
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.models.load import packable
@@ -58,7 +59,7 @@ class Engine:
     """See `TorchGenerator`."""
 
     def __init__(self, model: Any, tokenizer: Any, max_rows: int):
-        self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
+        self.hf: Any = model_of(model)
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
         self.tokenizer = tokenizer
         self.context = context_length(self.hf.config)
@@ -70,6 +71,10 @@ class Engine:
         self.waiting: list[Request] = []
         self.cohorts: list[Cohort] = []
         self.cancelled: list[str] = []
+        self.notes = [
+            f"{self.hf.config.model_type} has no attention interface: its requests are answered "
+            "one at a time, without shared beginnings"
+        ]
 
     def check(self, request: Request) -> None:
         refused = {"adapter": request.adapter, "constraint": request.constraint}
@@ -187,18 +192,9 @@ class Engine:
             cohort.cache.batch_select_indices(index.to(self.hf.device))
 
 
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that a model's positions reach, times their scaling; None if nothing limits them.
-
-    Families that scale by `original_max_position_embeddings` count the scaling already.
-    """
-    text = config.get_text_config()
-    reach = getattr(text, "max_position_embeddings", None)  # absent where positions are ALiBi
-    if not isinstance(reach, int) or reach < 1:
-        return None
-    rope = text.to_dict().get("rope_parameters") or {}
-    factor = rope.get("factor") or 1.0
-    return max(reach, int(rope.get("original_max_position_embeddings", reach) * factor))
+def model_of(model: Any) -> Any:
+    """The transformers model."""
+    return model.hf if isinstance(model, LanguageModel) else model
 
 
 def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
