@@ -272,9 +272,18 @@ def test_a_model_that_is_not_finite_ends_in_an_error():
 
 def test_requests_that_can_not_be_honoured_are_refused(llama):
     generator = TorchGenerator(llama)
-    for field in ({"adapter": "x"}, {"constraint": {}}, {"sampling": Sampling(stop=("a",))}):
-        with pytest.raises(ConfigError, match="C210"):
+    refused = {
+        "G120": {"adapter": "x"},
+        "G122": {"constraint": {}},
+        "C210": {"sampling": Sampling(stop=("a",))},
+    }
+    for code, field in refused.items():
+        with pytest.raises(ConfigError, match=code):
             generator.submit(Request("a", (1,), **field))
+    with pytest.raises(ConfigError, match="G121"):
+        TorchGenerator(llama, cache_tokens=8).submit(Request("a", (1,) * 9))
+    with pytest.raises(ConfigError, match="C210"):
+        TorchGenerator(build(FAMILIES["mamba"])).submit(Request("a", (1,), adapter="x"))
     with pytest.raises(DataError, match="D402"):
         generator.submit(Request("a", (260,)))
     generator.submit(Request("a", (1,)))

@@ -23,7 +23,8 @@ from transformers import DynamicCache
 from tunesmith.errors import ConfigError
 from tunesmith.generation.base import TextStream, check_request
 from tunesmith.generation.model_impl import context_length
-from tunesmith.generation.sampling_impl import choose
+from tunesmith.generation.rows_impl import event_of
+from tunesmith.generation.sampling_impl import choose, likeliest
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.models.load import packable
 from tunesmith.types import Event, Request
@@ -154,8 +155,11 @@ class Engine:
         """One token more for each row."""
         logits_BV = self._logits(cohort)
         samplings = [row.request.sampling for row in cohort.rows]
-        tokens, logprobs = choose(logits_BV, samplings, [row.ids for row in cohort.rows])
-        events = [_event(*found) for found in zip(cohort.rows, tokens, logprobs, strict=True)]
+        begins = [len(row.request.ids) for row in cohort.rows]
+        tokens, logprobs = choose(logits_BV, samplings, [row.ids for row in cohort.rows], begins)
+        tops = likeliest(logits_BV, [sampling.top_logprobs for sampling in samplings])
+        told = zip(cohort.rows, tokens, logprobs, tops, strict=True)
+        events = [event_of(*found) for found in told]
         self._keep(cohort, [event.finish_reason is None for event in events])
         return events
 
@@ -203,18 +207,3 @@ def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     ids_BT = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return ids_BT, mask_BT
-
-
-def _event(row: Row, token: int, logprob: float) -> Event:
-    """What a new token means for its row: text that is certain, and whether the answer ends."""
-    if math.isnan(logprob):
-        return Event(row.request.id, token, logprob, row.text.finish()[0], "error")
-    row.ids.append(token)
-    if token in row.request.sampling.stop_ids:
-        return Event(row.request.id, token, logprob, row.text.finish()[0], "stop")
-    said, stopped = row.text.step(token)
-    reason = "stop" if stopped else None
-    if not stopped and len(row.ids) >= row.limit:
-        rest, stopped = row.text.finish()
-        said, reason = said + rest, "stop" if stopped else "length"
-    return Event(row.request.id, token, logprob, said, reason)

@@ -69,12 +69,22 @@ class Forward:
         own = any(isinstance(module, LowRankLinear) for module in modules.values())
         if missing or own:
             why = f"the model has no {missing[0]}" if missing else "the model has one of its own"
-            raise ConfigError("G123", f"adapter `{name}` can't be loaded beside the model", why=why)
+            raise ConfigError(
+                "G123",
+                f"adapter `{name}` can't be loaded beside the model",
+                why=why,
+                fix="load the base itself, and the adapters that were trained on it",
+            )
         if not self.direct:
             already = {module for held in self.adapters.values() for module in held}
             for module in set(deltas) - already:
                 modules[module].register_forward_hook(self._hook(module))
-        self.adapters[name] = deltas
+        self.adapters[name] = {
+            module: delta._replace(
+                A_RI=delta.A_RI.to(self.hf.device), B_OR=delta.B_OR.to(self.hf.device)
+            )
+            for module, delta in deltas.items()
+        }
 
     def _hook(self, name: str) -> Any:
         def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

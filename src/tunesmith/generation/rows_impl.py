@@ -120,14 +120,14 @@ def events_of(
     """Events of a row's new tokens, as far as what was guessed before each was right."""
     events = []
     for at, (token, logprob, top) in enumerate(zip(tokens, logprobs, tops, strict=True)):
-        events.append(_event(row, token, logprob, top))
+        events.append(event_of(row, token, logprob, top))
         wrong = at < len(guessed) and guessed[at] != token
         if wrong or events[-1].finish_reason is not None:
             break
     return events
 
 
-def _event(row: Row, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Event:
+def event_of(row: Any, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Event:
     """What a new token means for its row: text that is certain, and whether the answer ends."""
     if math.isnan(logprob):
         return Event(row.request.id, token, logprob, row.text.finish()[0], "error")

@@ -125,6 +125,11 @@ class StepPlan:
         """Stores this step's keys and values, and attends; returns (T, H, E of the values)."""
         for write in self.writes:
             keys, values = write.lane.layer(layer, k_TKE, v_TKE)
+            if write.last - write.first == 1:
+                row, position = write.rows[0], write.positions[0]
+                keys[row, :, position] = k_TKE[write.first]
+                values[row, :, position] = v_TKE[write.first]
+                continue
             index = write.index(k_TKE.shape[1], self.device)
             for table, new in ((keys, k_TKE), (values, v_TKE)):
                 flat = new[write.first : write.last].reshape(-1, new.shape[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.errors import ConfigError
 from tunesmith.generation import base
 from tunesmith.types import Event, Request
 
@@ -63,6 +64,25 @@ class TorchGenerator:
     def context(self) -> int | None:
         """Tokens the model's positions reach, prompt and answer together; None: no limit."""
         return self._engine.context
+
+    def add_adapter(self, name: str, adapter: Any) -> None:
+        """Holds an adapter beside the model, for requests that name it; several serve one batch.
+
+        Args:
+            name: What requests call it.
+            adapter: A folder in PEFT's format, or deltas (`models.decoding.Delta`) by module name.
+
+        Raises:
+            ConfigError: G123, it does not fit the model.
+        """
+        from tunesmith.generation.adapters_impl import deltas_of
+        from tunesmith.generation.engine_impl import Engine
+
+        if not isinstance(self._engine, Engine):
+            raise ConfigError(
+                "G123", f"adapter `{name}` can't be loaded beside the model", why=self.notes[0]
+            )
+        self._engine.forward.add_adapter(name, deltas_of(adapter))
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise, and takes nothing on."""

@@ -29,6 +29,9 @@ from tunesmith.models.lowrank import LowRankLinear, project, weight_of
 STATIC = ("default", "linear", "llama3", "yarn")
 """Kinds of rotation that are the same at every length."""
 FIRST_TABLE = 256
+SMALL = 2**21
+"""Weights of fewer numbers are multiplied with one token as they are: a call of oneDNN costs more
+than its layout gains."""
 
 
 class Delta(NamedTuple):
@@ -64,14 +67,16 @@ class Joined:
         kinds = (nn.Linear, LowRankLinear)
         if not pack or not all(type(layer) in kinds for layer in self.layers):
             return
-        whole_OI = torch.cat([_weight(layer) for layer in self.layers])
+        weights = [_weight(layer) for layer in self.layers]
+        whole_OI = torch.cat(weights) if len(weights) > 1 else weights[0]
         self.bias = _biases(self.layers, whole_OI)
         self.packed = lay_out(whole_OI)
-        self.whole = whole_OI if self.packed is None else None
+        if self.packed is None or whole_OI.numel() < SMALL:
+            self.whole = whole_OI
 
     def __call__(self, x_TI: Tensor, beside: Sequence[Beside] = ()) -> Tensor:
         """All outputs side by side, shape (T, ΣO)."""
-        if self.packed is not None:
+        if self.packed is not None and (self.whole is None or len(x_TI) > 1):
             y_TO = packed_linear(x_TI.contiguous(), self.packed)
             y_TO = y_TO if self.bias is None else y_TO.add_(self.bias)
         elif self.whole is not None:
@@ -131,14 +136,21 @@ class _Layer:
         self.index = self.attention.layer_idx
         self.rule = Rule(self.attention.scaling, window=window_of(self.attention))
         norms = [self.attention._modules.get(name) for name in ("q_norm", "k_norm")]
-        self.norms = [norm for norm in norms if norm is not None]
+        self.norms: list[Any] = [norm for norm in norms if norm is not None]
+        self.gains: Tensor | None = None
+        if self.norms and pack:  # one weight for all heads
+            pairs = zip(self.norms, (self.H, self.K), strict=True)
+            self.gains = torch.cat([norm.weight.detach().expand(n, -1) for norm, n in pairs])
 
     def mix(self, x_TD: Tensor, cos, sin, plan: Any, beside: Sequence[Beside]) -> Tensor:
         """What attention gathers, before its output projection, shape (T, H·E)."""
         T, H, K = len(x_TD), self.H, self.K
         heads = self.qkv(_norm(self.before, x_TD), beside).view(T, H + 2 * K, self.E)
         turned, v_TKE = heads[:, : H + K], heads[:, H + K :]
-        if self.norms:
+        if self.gains is not None and turned.dtype == torch.float32:
+            eps = self.norms[0].variance_epsilon
+            turned = F.rms_norm(turned, (self.E,), None, eps).mul_(self.gains)
+        elif self.norms:
             pairs = zip(self.norms, (turned[:, :H], turned[:, H:]), strict=True)
             turned = torch.cat([_norm(norm, part) for norm, part in pairs], dim=1)
         turned = _turn(turned, cos, sin)
@@ -181,11 +193,11 @@ class Decoder:
             ids_T: New tokens.
             positions_T: Their positions.
             wanted_S: Indices of those whose successors are asked for.
-            plan: `attend(layer, q, k, v, rule)`.
+            plan: `attend(layer, q, k, v, rule)`, and the `positions` as a list.
             beside: Tokens computed with deltas.
         """
         x = self.base.embed_tokens(ids_T)
-        cos, sin = self._rotation(positions_T, int(positions_T.max()), x)
+        cos, sin = self._rotation(positions_T, max(plan.positions), x)
         for layer in self.layers[:-1]:
             x = layer.rest(x, layer.mix(x, cos, sin, plan, beside), beside)
         last = self.layers[-1]
@@ -208,6 +220,8 @@ class Decoder:
             signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._tables = cos.contiguous(), signed
         cos, sin = self._tables
+        if len(positions_T) == 1:
+            return cos[last : last + 1], sin[last : last + 1]
         return cos.index_select(0, positions_T), sin.index_select(0, positions_T)
 
 
@@ -233,6 +247,10 @@ def _of_wanted(beside: Sequence[Beside], wanted: list[int]) -> list[Beside]:
 def _norm(norm: Any, x: Tensor) -> Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):  # transformers rounds before the weight
         return norm_forward(x, norm.weight, norm.variance_epsilon)[0]
+    if len(x) == 1 and x.dim() == 2 and not x.is_cuda:
+        flat_D = x[0]  # few operations, and on a CPU the sum needs no wait
+        mean = float(torch.dot(flat_D, flat_D)) / x.shape[-1]
+        return (x * norm.weight).mul_((mean + norm.variance_epsilon) ** -0.5)
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
