@@ -120,6 +120,13 @@ def test_the_leading_space_comes_from_the_prompt():
         {"top_p": 1.1},
         {"min_p": -0.1},
         {"repetition_penalty": 0.0},
+        {"typical_p": 0.0},
+        {"typical_p": 1.5},
+        {"presence_penalty": float("nan")},
+        {"frequency_penalty": float("inf")},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, float("inf")),)},
+        {"top_logprobs": -1},
         {"seed": -1},
         {"seed": 2**64},
         {"stop": ("a", "")},
@@ -145,3 +152,10 @@ def test_prompts_that_can_not_be_answered(ids, code):
     assert caught.value.code == code
     base.check_request(Request("a", (1,) * 7), context=8, vocabulary=10)
     base.check_request(Request("a", (1,) * 99), context=None, vocabulary=10)
+
+
+def test_bias_of_a_token_that_is_not_there():
+    biased = Request("a", (1,), Sampling(logit_bias=((10, 1.0),)))
+    with pytest.raises(ConfigError, match="C210"):
+        base.check_request(biased, context=None, vocabulary=10)
+    base.check_request(biased, context=None, vocabulary=11)

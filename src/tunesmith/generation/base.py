@@ -80,6 +80,15 @@ def check_sampling(sampling: Sampling) -> None:
         "top_k": (s.top_k, s.top_k >= 0, "0 (all) or above"),
         "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0, at most 1 (all)"),
         "min_p": (s.min_p, 0 <= s.min_p <= 1, "0 (none) to 1"),
+        "typical_p": (s.typical_p, 0 < s.typical_p <= 1, "above 0, at most 1 (all)"),
+        "presence_penalty": (s.presence_penalty, math.isfinite(s.presence_penalty), "a number"),
+        "frequency_penalty": (s.frequency_penalty, math.isfinite(s.frequency_penalty), "a number"),
+        "logit_bias": (
+            s.logit_bias,
+            all(token >= 0 and math.isfinite(bias) for token, bias in s.logit_bias),
+            "pairs of a token and a number",
+        ),
+        "top_logprobs": (s.top_logprobs, s.top_logprobs >= 0, "0 (none) or above"),
         "repetition_penalty": (
             s.repetition_penalty,
             0 < s.repetition_penalty < math.inf,
@@ -116,6 +125,14 @@ def check_request(request: Request, *, context: int | None, vocabulary: int) -> 
             "D402",
             f"the prompt has token {max(request.ids)}, the model knows {vocabulary}",
             fix="use the tokenizer that belongs to the model",
+        )
+    odd = [token for token, _ in request.sampling.logit_bias if token >= vocabulary]
+    if odd:
+        raise ConfigError(
+            "C210",
+            f"logit_bias has token {odd[0]}, the model knows {vocabulary}",
+            where="sampling.logit_bias",
+            fix="use ids of the model's tokenizer",
         )
     if context is not None and len(request.ids) >= context:
         raise DataError(

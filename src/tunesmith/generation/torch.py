@@ -84,6 +84,27 @@ class TorchGenerator:
             )
         self._engine.forward.add_adapter(name, deltas_of(adapter))
 
+    def constraint(self, *, schema: Any = None, pattern: str | None = None, stops: Any = ()) -> Any:
+        """What keeps an answer within a JSON schema (None: any object), or a regular expression.
+
+        Args:
+            schema: The supported part of JSON Schema is listed in docs/generation.md.
+            pattern: A regular expression for the whole answer, instead of a schema.
+            stops: Tokens that end an answer; there must be one.
+
+        Returns:
+            A `Request.constraint`, for one request at a time.
+
+        Raises:
+            ConfigError: G124, this tokenizer's answers can't be constrained; G125, the pattern;
+                G126, the schema.
+        """
+        from tunesmith.generation import constraints_impl
+
+        if pattern is not None:
+            return constraints_impl.pattern_constraint(pattern, self._engine.tokenizer, stops)
+        return constraints_impl.json_constraint(schema, self._engine.tokenizer, stops)
+
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise, and takes nothing on."""
         self._engine.check(request)
