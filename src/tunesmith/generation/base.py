@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,43 @@ def drain(generator: Generator, requests: Iterable[Request]) -> dict[str, list[E
             if event.finish_reason is not None:
                 unfinished.discard(event.id)
     return events
+
+
+def in_order(
+    generator: Generator, requests: Iterable[Request], ahead: int = 64
+) -> Iterator[list[Event]]:
+    """Events of each request, in the order of the requests, as soon as those before are finished.
+
+    Args:
+        generator: An engine with no other requests in work.
+        requests: What is asked; taken as there is room.
+        ahead: How many are submitted and not handed out yet, at most: bounds what is held.
+    """
+    source = iter(requests)
+    order: deque[str] = deque()
+    events: dict[str, list[Event]] = {}
+    finished: set[str] = set()
+    try:
+        while True:
+            while len(order) < ahead and (request := next(source, None)) is not None:
+                generator.submit(request)
+                order.append(request.id)
+                events[request.id] = []
+            if not order:
+                return
+            while order and order[0] in finished:
+                finished.discard(order[0])
+                yield events.pop(order.popleft())
+            if not order or len(finished) == len(order):
+                continue
+            for event in generator.step():
+                if event.id in events:
+                    events[event.id].append(event)
+                    if event.finish_reason is not None:
+                        finished.add(event.id)
+    finally:
+        for id in order:
+            generator.cancel(id)
 
 
 def stream(generator: Generator, request: Request) -> Iterator[Event]:
