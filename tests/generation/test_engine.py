@@ -85,6 +85,30 @@ def test_guessing_takes_fewer_steps_and_samples_the_same(llama):
     assert count < 60
 
 
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}], ids=str)
+def test_a_draft_model_changes_nothing_but_the_steps(llama, sampling):
+    """With the model itself as its draft every guess is right; with another one few are."""
+    asked = requests(LONG, max_tokens=30, **sampling)
+    wanted = tokens(TorchGenerator(llama).generate(asked))
+    other = sharp("llama")
+    other.resize_token_embeddings(260)
+    for draft in (llama, other):
+        generator, steps = TorchGenerator(llama, speculate=4, draft=draft, max_rows=3), 0
+        found = {request.id: [] for request in asked}
+        for request in asked:
+            generator.submit(request)
+        while generator._engine.rows or generator._engine.waiting:
+            steps += 1
+            for event in generator.step():
+                found[event.id].append(event.token)
+        assert found == wanted
+        assert generator._engine.draft.lanes.held == 0
+        if draft is llama and not sampling:
+            assert steps < 25
+    with pytest.raises(ConfigError, match="G127"):
+        TorchGenerator(llama, speculate=2, draft=sharp("llama"))
+
+
 def test_deterministic_is_bit_for_bit(llama):
     """Log-probabilities in company, after shared beginnings, equal those alone in every bit."""
     asked = requests([*LONG, LONG[0]], max_tokens=40, temperature=1.0, seed=1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import ConfigError
+from tunesmith.generation.draft_impl import Draft
 from tunesmith.generation.lanes_impl import Lanes
 from tunesmith.generation.model_impl import Forward, context_length, token_bytes
 from tunesmith.generation.prefix_impl import BLOCK, Prefixes
@@ -47,6 +48,7 @@ class Engine:
         cache_tokens: int | None = None,
         deterministic: bool = False,
         speculate: int = 0,
+        draft: Any = None,
     ):
         self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
@@ -58,6 +60,10 @@ class Engine:
         self.cache_tokens = cache_tokens or max(CACHE_BYTES // bytes_each, self.context or 4096)
         self.lanes = Lanes(self.cache_tokens)
         self.prefixes = Prefixes(self.cache_tokens // 4)
+        self.draft: Draft | None = None
+        if draft is not None:
+            vocabulary = self.hf.get_input_embeddings().weight.shape[0]
+            self.draft = Draft(draft, vocabulary, self.cache_tokens)
         self.waiting: list[Row] = []
         self.rows: list[Row] = []
         self.cancelled: list[str] = []
@@ -96,8 +102,11 @@ class Engine:
         events = [Event(id, -1, 0.0, "", "cancelled") for id in self.cancelled]
         self.cancelled = []
         with self.evaluating():
-            if not self.rows and self.waiting and self.forward.refresh(self._live):
-                self.prefixes.forget()
+            if not self.rows and self.waiting:
+                if self.forward.refresh(self._live):
+                    self.prefixes.forget()
+                if self.draft is not None:
+                    self.draft.refresh(self._live)
             self._admit()
             pieces = self._pieces()
             if pieces:
@@ -143,6 +152,7 @@ class Engine:
         """(row, its new tokens, what is guessed to follow them) for each row that goes on."""
         found = []
         room = CHUNK
+        guesses = self._guesses()
         for row in list(self.rows):
             if row not in self.rows:
                 continue  # sent back for another one's sake
@@ -152,11 +162,20 @@ class Engine:
             if len(new) > 1:
                 new = new[: CHUNK - row.place.length % CHUNK if self.deterministic else room]
                 room -= 0 if self.deterministic else len(new)
-            elif self.speculate:
-                guessed = drafts(row, self.speculate)
+            else:
+                guessed = guesses.get(row.request.id, [])
             if new and self._make_room(row, row.place.length + len(new) + len(guessed)):
                 found.append((row, new, guessed))
         return [entry for entry in found if entry[0].place is not None]
+
+    def _guesses(self) -> dict[str, list[int]]:
+        """What may follow each row that is decoding: of the draft model, or of what was said."""
+        if not self.speculate:
+            return {}
+        rows = [row for row in self.rows if row.place and row.place.length == len(row.ids) - 1]
+        if self.draft is not None:
+            return self.draft.guess(rows, self.speculate)
+        return {row.request.id: drafts(row, self.speculate) for row in rows}
 
     def _make_room(self, row: Row, tokens: int) -> bool:
         """Room in the cache for one row, at the price of the youngest ones; False: of its own."""
@@ -236,3 +255,5 @@ class Engine:
         if row.place is not None:
             self.lanes.release(row.place, wipe=wipe)
         row.place, row.prefilling = None, True
+        if self.draft is not None:
+            self.draft.drop(row.request.id)

@@ -80,7 +80,8 @@ class _Reader:
 
     def repeated(self, node: Any) -> Any:
         sign = self.peek()
-        bounds = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign)
+        signs: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+        bounds = signs.get(sign)
         if bounds is not None:
             self.at += 1
         elif sign == "{":

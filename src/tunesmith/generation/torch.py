@@ -27,6 +27,10 @@ class TorchGenerator:
             so a seed gives the same bits whatever it runs beside; slower in company.
         speculate: Tokens guessed from what was said before and checked in one pass; a few make
             answers that quote their prompt faster. The answer is the same.
+        draft: A small model with the same tokenizer that guesses instead.
+
+    Raises:
+        ConfigError: G127, the draft has another vocabulary.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class TorchGenerator:
         cache_tokens: int | None = None,
         deterministic: bool = False,
         speculate: int = 0,
+        draft: Any = None,
     ):
         from tunesmith.generation import cohorts_impl, engine_impl
         from tunesmith.models.load import packable
@@ -51,6 +56,7 @@ class TorchGenerator:
                 cache_tokens=cache_tokens,
                 deterministic=deterministic,
                 speculate=speculate,
+                draft=draft,
             )
         else:
             self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)

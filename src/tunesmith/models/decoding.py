@@ -59,8 +59,9 @@ class Joined:
     """
 
     def __init__(self, named: Mapping[str, nn.Module], pack: bool):
-        self.names, self.layers = list(named), list(named.values())
-        self.widths = [layer.out_features for layer in self.layers]  # type: ignore[misc]
+        self.names = list(named)
+        self.layers: list[Any] = list(named.values())
+        self.widths: list[int] = [layer.out_features for layer in self.layers]
         self.bias: Tensor | None = None
         self.packed: Tensor | None = None
         self.whole: Tensor | None = None
@@ -230,8 +231,9 @@ def serves(hf: PreTrainedModel) -> bool:
     if not known(hf):
         return False
     rope = hf.config.get_text_config().to_dict().get("rope_parameters") or {}
+    layers: Any = hf.base_model.get_submodule("layers")
     return rope.get("rope_type", "default") in STATIC and all(
-        is_gated(layer.mlp) for layer in hf.base_model.layers
+        is_gated(layer.mlp) for layer in layers
     )
 
 
