@@ -105,6 +105,13 @@ class Lanes:
         place.lane, place.row = new.lane, new.row
         return True
 
+    def copy(self, source: Place, target: Place) -> None:
+        """Makes a place of the same lane hold what another one holds."""
+        for table in source.lane.tables():
+            for held in table.values():
+                held[target.row, :, : source.length] = held[source.row, :, : source.length]
+        target.length = source.length
+
     def release(self, place: Place, *, wipe: bool = False) -> None:
         """Gives a place back; the lane's last row moves into the gap.
 

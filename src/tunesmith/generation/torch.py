@@ -90,6 +90,25 @@ class TorchGenerator:
             )
         self._engine.forward.add_adapter(name, deltas_of(adapter))
 
+    def beams(self, request: Request, count: int, *, length_penalty: float = 1.0) -> list[Any]:
+        """The best answers to one request by beam search, best first, as (tokens, score).
+
+        Args:
+            request: `max_tokens` and `stop_ids` of its sampling hold; nothing is drawn.
+            count: Beams, and answers.
+            length_penalty: Scores are divided by length^penalty.
+
+        Raises:
+            ConfigError: C210, a value out of range, or a family without the attention interface;
+                G121, the beams don't fit the cache.
+        """
+        from tunesmith.generation import beams_impl, engine_impl
+
+        if not isinstance(self._engine, engine_impl.Engine):
+            raise ConfigError("C210", "beams need the attention interface", why=self.notes[0])
+        with self._engine.evaluating():
+            return beams_impl.search(self._engine, request, count, length_penalty)
+
     def constraint(self, *, schema: Any = None, pattern: str | None = None, stops: Any = ()) -> Any:
         """What keeps an answer within a JSON schema (None: any object), or a regular expression.
 

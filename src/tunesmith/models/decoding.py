@@ -249,7 +249,7 @@ def _of_wanted(beside: Sequence[Beside], wanted: list[int]) -> list[Beside]:
 def _norm(norm: Any, x: Tensor) -> Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):  # transformers rounds before the weight
         return norm_forward(x, norm.weight, norm.variance_epsilon)[0]
-    if len(x) == 1 and x.dim() == 2 and not x.is_cuda:
+    if len(x) == 1 and x.dim() == 2 and x.device.type == "cpu":
         flat_D = x[0]  # few operations, and on a CPU the sum needs no wait
         mean = float(torch.dot(flat_D, flat_D)) / x.shape[-1]
         return (x * norm.weight).mul_((mean + norm.variance_epsilon) ** -0.5)
