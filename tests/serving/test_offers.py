@@ -19,7 +19,9 @@ def trained(folder, stage, kind, data):
     import tunesmith
 
     words = [f"output.dir={folder}", f"data.train={data}", "train.max_steps=3"]
-    tuner = "full" if kind == "full" else "{kind: lora, r: 4, target_modules: all-linear}"
+    dora = str(kind == "dora").lower()
+    lora = f"{{kind: lora, r: 4, target_modules: all-linear, use_dora: {dora}}}"
+    tuner = "full" if kind == "full" else lora
     recipe = folder / f"{stage}.yaml"
     recipe.write_text(
         f"model: builtin:tiny\nstage: {stage}\ntuner: {tuner}\ndata: {{max_length: 256}}\n"
@@ -73,21 +75,36 @@ def adapter(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("sft"), "sft", "lora", "builtin:demo/train.jsonl")
 
 
-def test_an_adapter_is_a_model_of_its_own(adapter, tiny):
-    offers = serving.offers("builtin:tiny", "tiny", {"miller": str(adapter)}, slots=2)
+def test_adapters_are_models_in_one_engine(adapter, tiny):
+    """What an adapter says beside its base is what it says alone, merged."""
+    offers = serving.offers("builtin:tiny", "tiny", {"miller": str(adapter)}, slots=4)
+    assert offers[0].generator is offers[1].generator
     alone = serving.offers(str(adapter), "alone", {}, slots=2)
     body = {"messages": ASK, "max_tokens": 12, "logprobs": True}
-    told = {}
+    echo = {"prompt": "The miller sells", "max_tokens": 1, "echo": True, "logprobs": 1}
+    told, echoed, vectors = {}, {}, {}
     with running([*offers, *alone]) as served:
         names = [model["id"] for model in served.http.get("/v1/models").json()["data"]]
         for name in names:
             choice = served.post("/v1/chat/completions", {**body, "model": name}).json()["choices"]
             told[name] = [entry["logprob"] for entry in choice[0]["logprobs"]["content"]]
+            choice = served.post("/v1/completions", {**echo, "model": name}).json()["choices"]
+            echoed[name] = choice[0]["logprobs"]["token_logprobs"][1:-1]
+            found = served.post("/v1/embeddings", {"model": name, "input": "iron"}).json()
+            vectors[name] = found["data"][0]["embedding"]
     base = tiny.post("/v1/chat/completions", body).json()["choices"][0]["logprobs"]["content"]
     assert names == ["tiny", "miller", "alone"]
-    assert told["miller"] == pytest.approx(told["alone"], abs=1e-4)
-    assert told["miller"] != pytest.approx(told["tiny"], abs=1e-4)
-    assert told["tiny"] == pytest.approx([entry["logprob"] for entry in base], abs=1e-4)
+    for found, near in ((told, 0.1), (echoed, 0.1), (vectors, 0.02)):
+        assert found["miller"] == pytest.approx(found["alone"], abs=near)
+        assert found["miller"] != found["tiny"]
+    assert told["tiny"] == pytest.approx([entry["logprob"] for entry in base], abs=0.1)
+
+
+def test_an_adapter_that_is_no_plain_lora_is_merged_and_said(tmp_path):
+    made = trained(tmp_path, "sft", "dora", "builtin:demo/train.jsonl")
+    offers = serving.offers("builtin:tiny", "tiny", {"miller": str(made)}, slots=2)
+    assert offers[1].generator is not offers[0].generator
+    assert "merged" in offers[1].notes[-1]
 
 
 def test_an_adapter_of_another_model_is_refused(adapter, tiny_model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import openai
@@ -145,19 +146,81 @@ def test_an_unknown_model(tiny):
     assert caught.value.param == "model"
 
 
-def test_json_schema_is_refused_by_name_until_the_engine_can(tiny):
-    schema = {"name": "x", "schema": {"type": "object"}}
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        chat(tiny, response_format={"type": "json_schema", "json_schema": schema})
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "trade": {"enum": ["miller", "smith"]},
+        "age": {"type": "integer"},
+    },
+    "required": ["name", "trade"],
+    "additionalProperties": False,
+}
 
 
-def test_what_the_engine_does_not_compute_is_refused_by_name(tiny, tiny_offer):
-    values = {"logit_bias": {"5": 3}, "typical_p": 0.9}
-    values |= {"presence_penalty": 1.0, "frequency_penalty": 1.0}
-    for name in tiny_offer.unhonoured:
-        reply = tiny.post("/v1/chat/completions", {"messages": ASK, name: values[name]})
-        assert reply.status_code == 400
-        assert reply.json()["error"]["param"] == name
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_schema(tiny, stream):
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    fields = {"response_format": wanted, "temperature": 1.2, "max_tokens": 120}
+    for seed in range(4):
+        if stream:
+            chunks = [c.choices[0] for c in chat(tiny, stream=True, seed=seed, **fields)]
+            said = "".join(choice.delta.content or "" for choice in chunks)
+            reason = chunks[-1].finish_reason
+        else:
+            reply = chat(tiny, seed=seed, **fields)
+            said, reason = text(reply), reply.choices[0].finish_reason
+        if reason == "stop":  # what max_tokens cuts off is no JSON, and says so
+            found = json.loads(said)
+            assert set(found) <= {"name", "trade", "age"}
+            assert found["trade"] in ("miller", "smith")
+            break
+    else:
+        pytest.fail("no answer was finished")
+
+
+def test_several_choices_each_keep_to_the_schema(tiny):
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["ab", "c"]}}}
+    reply = chat(tiny, n=4, seed=1, temperature=2, response_format=wanted, max_tokens=20)
+    assert {choice.message.content for choice in reply.choices} <= {'"ab"', '"c"'}
+
+
+def test_a_schema_that_can_not_be_kept_is_refused_by_its_keyword(tiny):
+    schema = {"type": "object", "patternProperties": {"a": {}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="patternProperties") as caught:
+        chat(tiny, response_format=wanted)
+    assert caught.value.param == "response_format"
+
+
+def test_logit_bias(tiny):
+    token = tiny.post("/tokenize", {"prompt": " iron"}).json()["tokens"][0]
+    reply = chat(tiny, logit_bias={str(token): 100}, max_tokens=3, logprobs=True)
+    told = reply.choices[0].logprobs.content
+    assert [entry.token for entry in told] == [" iron"] * 3
+    assert told[0].logprob < -1  # the model's own, before the bias
+
+
+def test_a_stop_token(tiny):
+    told = chat(tiny, max_tokens=8, logprobs=True).choices[0].logprobs.content
+    token = tiny.post("/tokenize", {"prompt": told[2].token}).json()["tokens"]
+    assert len(token) == 1
+    reply = chat(tiny, max_tokens=8, extra_body={"stop_token_ids": token})
+    assert text(reply) == "".join(entry.token for entry in told[:2])
+    assert reply.choices[0].finish_reason == "stop"
+
+
+def test_penalties(tiny):
+    token = tiny.post("/tokenize", {"prompt": " iron"}).json()["tokens"][0]
+    fields = {"logit_bias": {str(token): 18}, "max_tokens": 24, "repetition_penalty": 1.0}
+    often = text(chat(tiny, **fields)).count("iron")
+    assert text(chat(tiny, frequency_penalty=2, **fields)).count("iron") < often
+
+
+def test_the_likeliest_of_a_stream(tiny):
+    chunks = chat(tiny, max_tokens=4, logprobs=True, top_logprobs=2, stream=True)
+    told = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert [len(entry.top_logprobs) for entry in told] == [2] * len(told)
 
 
 # ---------------------------------------------------------------- completions, embeddings

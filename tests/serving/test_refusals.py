@@ -16,6 +16,8 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ASK = [{"role": "user", "content": "hi"}]
 HUGE = 10**18
 WORDS = "word " * 300_000
+DEEP = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+LONG = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["y" * 40_000]}}}
 
 
 def error(reply):
@@ -41,7 +43,6 @@ def error(reply):
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "S111"),
         ({"top_logprobs": 3}, "top_logprobs", "S111"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "S111"),
-        ({"logprobs": True, "top_logprobs": 2, "stream": True}, "top_logprobs", "S124"),
         ({"stop": ["a"] * 5}, "stop", "S111"),
         ({"stop": ""}, "stop", "S111"),
         ({"stop": "x" * 300}, "stop", "S111"),
@@ -62,7 +63,9 @@ def error(reply):
         ({"messages": [{"role": "user", "content": WORDS}]}, "messages", "S123"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "S111"),
         ({"tool_choice": "auto"}, "tool_choice", "S111"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "S124"),
+        ({"response_format": {"type": "grammar"}}, "response_format", "S111"),
+        ({"response_format": DEEP}, "response_format", "S124"),
+        ({"response_format": LONG}, "response_format", "S111"),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None,
 )
@@ -103,7 +106,6 @@ def test_a_length_error_names_both_numbers(tiny):
         ({"prompt": "x", "best_of": 2}, "best_of"),
         ({"prompt": "x", "best_of": True}, "best_of"),
         ({"prompt": "x", "echo": True, "stream": True}, "echo"),
-        ({"prompt": "x", "logprobs": 1, "stream": True}, "logprobs"),
         ({"prompt": "x", "messages": ASK}, "messages"),
         ({}, "prompt"),
     ],

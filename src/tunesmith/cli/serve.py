@@ -136,10 +136,8 @@ def _serve(
     offers = serving.offers(model, name, adapters, slots=slots)
     for offer in offers:
         output.log(f"model   {offer.name}: {offer.description}")
-        for note in offer.template.notes:
+        for note in offer.notes:
             output.log(f"note    {note}")
-    if adapters:
-        output.log("note    each adapter is a model of its own in memory")
     key = "a key is needed" if settings.access.key else "no key: only this machine reaches it"
     output.log(f"access  {key}")
     _log_to_stderr()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith import platform
 from tunesmith.compose import model as models, source
-from tunesmith.errors import EnvironmentFault, ServeError
+from tunesmith.errors import ConfigError, EnvironmentFault, ServeError
 from tunesmith.recipe.sections import ModelConfig
 from tunesmith.templates import base as templates
 from tunesmith.types import Generator, Sampling
@@ -18,17 +19,8 @@ from tunesmith.types import Generator, Sampling
 if TYPE_CHECKING:
     from tunesmith.models.reading import Reader
 
-UNHONOURED = (
-    "typical_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-)
-"""Fields of Sampling that the engine does not compute; requests that set them are refused."""
-TELLS_TOP = False
-"""Whether events carry the likeliest tokens; else they are read from the finished answer."""
 Constrain = Callable[[Mapping[str, Any] | None], Any]
-"""A JSON schema (None: any object) → the constraint that an engine understands."""
+"""A JSON schema (None: any object) → what keeps one request within it."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +34,7 @@ class Offer:
         defaults: How it samples where a request doesn't say.
         context: Tokens its positions reach, prompt and answer together; None: no limit.
         constrain: Makes constraints for `response_format`; None: the engine has none.
-        unhonoured: Fields of Sampling that its engine does not compute.
-        tells_top: Whether its engine's events carry the likeliest tokens.
+        notes: What a user should know about how it is served.
     """
 
     name: str
@@ -56,8 +47,7 @@ class Offer:
     description: str
     adapter: str | None = None
     constrain: Constrain | None = None
-    unhonoured: tuple[str, ...] = UNHONOURED
-    tells_top: bool = TELLS_TOP
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> Any:
@@ -91,14 +81,60 @@ def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> 
         )
     if found.scores:
         return [_scorer(found, name)]
-    for label, path in adapters.items():
-        _check_base(found, label, source.language_model(path))
-    return [
-        _writer(spec, name, slots),
-        # The engine that keeps several adapters beside one base takes them by `Request.adapter`;
-        # until it does, each is a model merged in memory, with an engine of its own.
-        *(_writer(path, label, slots) for label, path in adapters.items()),
-    ]
+    tuned = {label: source.language_model(path) for label, path in adapters.items()}
+    for label, adapter in tuned.items():
+        _check_base(found, label, adapter)
+    first = _writer(spec, name, slots)
+    made = [first]
+    for label, adapter in tuned.items():
+        beside = _beside(first, len(found.adapters), label, adapter)
+        made.append(beside or _alone(adapters[label], label, slots))
+    return made
+
+
+def _alone(spec: str, label: str, slots: int) -> Offer:
+    offer = _writer(spec, label, slots)
+    note = "not a plain LoRA on this base: merged, a model of its own in memory"
+    return dataclasses.replace(offer, notes=(*offer.notes, note))
+
+
+def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Offer | None:
+    """An adapter in the engine of its base, in one batch with others; None if it can't be there.
+
+    Args:
+        first: The base.
+        under: Adapters that the base has merged already.
+        label: What clients call it.
+        adapter: Trained on the base.
+    """
+    from tunesmith.generation.adapters_impl import deltas_of
+    from tunesmith.models.reading import Reader
+
+    if adapter.checkpoint is not None or len(adapter.adapters) != under + 1:
+        return None
+    folder, engine, model = adapter.adapters[-1], first.generator, first.reader.model
+    directory = models.tokenizer_dir(ModelConfig(path=adapter.base), adapter)
+    template = templates.load("auto", directory)
+    if template.tokenizer.hash != first.tokenizer.hash or model is None:
+        return None
+    try:
+        deltas = deltas_of(folder)
+        if "lm_head" in deltas:  # the reader takes the head as it is
+            return None
+        cast(Any, engine).add_adapter(label, deltas)
+    except ConfigError:  # DoRA, whole modules, a family without the interface
+        return None
+    return dataclasses.replace(
+        first,
+        name=label,
+        template=template,
+        system=adapter.card().get("system"),
+        reader=Reader(model, deltas=deltas),
+        defaults=defaults(template, folder),
+        description=f"{adapter.spec} → {folder} (beside its base)",
+        adapter=label,
+        notes=template.notes,
+    )
 
 
 def _check_base(model: source.Source, label: str, adapter: source.Source) -> None:
@@ -122,15 +158,18 @@ def _writer(spec: str, name: str, slots: int) -> Offer:
 
     loaded = models.load(spec)
     generator = TorchGenerator(loaded.model, loaded.tokenizer, max_rows=slots)
+    plain = defaults(loaded.template, loaded.path)
     return Offer(
         name,
         loaded.template,
         loaded.system,
         generator,
         Reader(loaded.model),
-        defaults(loaded.template, loaded.path),
+        plain,
         generator.context,
         loaded.description,
+        constrain=lambda schema: generator.constraint(schema=schema, stops=plain.stop_ids),
+        notes=(*loaded.template.notes, *generator.notes),
     )
 
 

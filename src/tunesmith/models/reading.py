@@ -5,14 +5,15 @@ Legend: `B` texts, `T` tokens, `V` vocabulary, `D` model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tunesmith.losses.tokens import chunk_rows, logits
+from tunesmith.models.decoding import Delta, add_delta
 from tunesmith.models.heads import head_of
 from tunesmith.models.language_model import LanguageModel
 
@@ -34,6 +35,7 @@ class Reader:
         model: A language model.
         backbone, weight_1D: Instead of the model's own, for a reward model: what gives hidden
             states, and the head of the score.
+        deltas: An adapter's, by module name: added to the model while it reads.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Reader:
         *,
         backbone: nn.Module | None = None,
         weight_1D: Tensor | None = None,
+        deltas: Mapping[str, Delta] | None = None,
     ):
         self.model = model
         found: Any = backbone if model is None else model.hf.base_model
         self.backbone = found
         self.weight_1D = weight_1D
+        self.deltas = dict(deltas or {})
         self.width = int(found.config.get_text_config().hidden_size)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -118,7 +122,7 @@ class Reader:
         mask_BT = _seen(ids_BT, length_B).long()
         training = self.backbone.training
         self.backbone.eval()
-        with self._computing():
+        with self._computing(), self._adapted():
             output = self.backbone(
                 input_ids=ids_BT,
                 # families with a state read a mask amiss, and need none where nothing is padded
@@ -128,10 +132,32 @@ class Reader:
         self.backbone.train(training)
         return output.last_hidden_state, length_B
 
+    @contextmanager
+    def _adapted(self) -> Iterator[None]:
+        """The model with the adapter's deltas; only within this."""
+        modules = {} if self.model is None else dict(self.model.hf.named_modules())
+        hooks = []
+        try:
+            for name, delta in self.deltas.items():
+                hooks.append(modules[name].register_forward_hook(_adding(delta)))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _computing(self) -> AbstractContextManager[Any]:
         if self.model is not None:
             return self.model.computing()
         return torch.no_grad()
+
+
+def _adding(delta: Delta) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        device = output.device
+        here = Delta(delta.A_RI.to(device), delta.B_OR.to(device), delta.scale)
+        add_delta(output, inputs[0], here)
+
+    return add
 
 
 def _seen(like_BT: Tensor, length_B: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class Asked:
     samplings: list[Sampling]
     id: str
     make: Callable[[], Answer]
-    constraint: Any = None
+    constraint: Callable[[], Any] | None = None
     param: str = "messages"
     answers: list[Answer] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
@@ -147,8 +147,9 @@ class Asked:
             Refusal: The queue is full, or the engine refuses the request.
         """
         offer = self.model.offer
+        rule = self.constraint or (lambda: None)
         requests = [
-            Request(f"{self.id}-{at}", ids, sampling, offer.adapter, self.constraint)
+            Request(f"{self.id}-{at}", ids, sampling, offer.adapter, rule())
             for at, (ids, sampling) in enumerate(
                 (ids, sampling) for ids in self.prompts for sampling in self.samplings
             )

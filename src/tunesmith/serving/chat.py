@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tunesmith.serving import likeliest, replies
+from tunesmith.serving import replies
 from tunesmith.serving.answers import Answer, Asked, Told
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.sampling import samplings
 from tunesmith.serving.schema import ChatBody, JsonSchemaFormat, TextFormat
 from tunesmith.serving.service import Model, Service, new_id
 from tunesmith.serving.token_texts import TokenTexts
+
+LONGEST_SCHEMA = 32_768
 
 
 async def answer(service: Service, request: Request) -> Response:
@@ -31,7 +34,7 @@ async def answer(service: Service, request: Request) -> Response:
         samplings(body, model, service.limits, body.top_logprobs or 0),
         new_id("chatcmpl"),
         made,
-        _constraint(body, model),
+        await _constraint(service, body, model),
     )
     tools = body.tools if body.tool_choice != "none" else None
     ids = await service.chat_ids(model, body.messages, tools)
@@ -39,9 +42,6 @@ async def answer(service: Service, request: Request) -> Response:
     asked.prompts = [ids]
     if not body.stream:
         return await replies.while_connected(request, _whole(asked, body))
-    if body.top_logprobs and not model.offer.tells_top:
-        what = "this engine does not tell `top_logprobs` in a stream"
-        raise Refusal("S124", what, "top_logprobs", fix="leave out `stream`")
     await asked.submit()
     return replies.Live(replies.guarded(_chunks(asked, body)), replies.EVENTS, asked.cancel)
 
@@ -89,27 +89,27 @@ def _tool_reader(body: ChatBody, model: Model) -> Any:
     return lambda: Answer(offer.template.answer_prefix, calls, names, stop_ids)
 
 
-def _constraint(body: ChatBody, model: Model) -> Any:
-    """What the engine must keep to.
+async def _constraint(service: Service, body: ChatBody, model: Model) -> Callable[[], Any] | None:
+    """Makes what the engine must keep to, one for each choice.
 
     Raises:
-        Refusal: S124, it can't keep to anything.
+        Refusal: S111, the schema is too long; S124, the engine can't keep to it.
     """
-    wanted = body.response_format
+    wanted, constrain = body.response_format, model.offer.constrain
     if wanted is None or isinstance(wanted, TextFormat):
         return None
-    if model.offer.constrain is None:
-        raise Refusal(
-            "S124",
-            f"this engine can't keep to `response_format` of the type {wanted.type}",
-            "response_format",
-            fix="leave it out, or use the type `text`",
-        )
     schema = wanted.json_schema.schema_ if isinstance(wanted, JsonSchemaFormat) else None
-    try:
-        return model.offer.constrain(schema)
-    except ValueError as error:
-        raise Refusal("S111", f"`response_format`: {error}", "response_format") from None
+    if len(json.dumps(schema)) > LONGEST_SCHEMA:
+        what = f"the schema is longer than {LONGEST_SCHEMA:,} characters"
+        raise Refusal("S111", what, "response_format")
+    if body.tools and body.tool_choice != "none":
+        what = "`response_format` and `tools` exclude each other: a call is no answer of that form"
+        raise Refusal("S124", what, "response_format", fix="give one of them")
+    if constrain is None:
+        raise Refusal("S124", "this engine can't keep to `response_format`", "response_format")
+    # Made once here, off the engine's thread, so that a schema that can't be is refused by name.
+    await service.threaded(lambda: constrain(schema), "response_format")
+    return lambda: constrain(schema)
 
 
 # ---------------------------------------------------------------- whole
@@ -117,9 +117,6 @@ def _constraint(body: ChatBody, model: Model) -> Any:
 
 async def _whole(asked: Asked, body: ChatBody) -> Response:
     answers = await asked.finished()
-    top = body.top_logprobs or 0
-    if top and not asked.model.offer.tells_top:
-        await likeliest.fill(asked, top)
     choices = [
         {
             "index": at,

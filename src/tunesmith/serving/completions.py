@@ -42,9 +42,6 @@ async def answer(service: Service, request: Request) -> Response:
         return await replies.while_connected(request, _whole(asked, body))
     if body.echo:
         raise Refusal("S124", "`echo` is not supported in a stream", "echo", fix="leave it out")
-    if body.logprobs and not model.offer.tells_top:
-        what = "this engine does not tell likeliest tokens in a stream"
-        raise Refusal("S124", what, "logprobs", fix="use 0, or leave out `stream`")
     await asked.submit()
     return replies.Live(replies.guarded(_chunks(asked, body)), replies.EVENTS, asked.cancel)
 
@@ -63,8 +60,6 @@ async def _whole(asked: Asked, body: CompletionBody) -> Response:
         asked.service.metrics.prompt += sum(map(len, asked.prompts))
     else:
         await asked.finished()
-        if body.logprobs and not asked.model.offer.tells_top:
-            await likeliest.fill(asked, body.logprobs)
     echoes = await _echoes(asked, body)
     count = len(asked.samplings)
     choices = []

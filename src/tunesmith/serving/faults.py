@@ -31,6 +31,9 @@ KINDS: dict[str, tuple[int, str, str]] = {
 }
 PHRASES = {
     "C210": ("S111", "sampling"),
+    "G124": ("S124", "response_format"),
+    "G125": ("S124", "response_format"),
+    "G126": ("S124", "response_format"),
     "D401": ("S123", "messages"),
     "D402": ("S111", "prompt"),
 }
@@ -120,8 +123,8 @@ def of_error(error: TunesmithError, param: str) -> Refusal:
         return error
     if error.code in PHRASES:
         code, at = PHRASES[error.code]
-        field = at if at == "sampling" else param
-        return Refusal(code, error.what, _field_of(error.what) or field, fix=error.fix)
+        field = _field_of(error.what) or at if error.code == "C210" else param
+        return Refusal(code, error.what, field, fix=error.fix)
     if isinstance(error, DataError):
         fix = "" if error.code == "D302" else error.fix
         return Refusal("S111", error.what, param, fix=fix)

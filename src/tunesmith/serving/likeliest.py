@@ -1,4 +1,4 @@
-"""Log-probabilities of text that is there: prompts that are echoed, finished answers.
+"""Log-probabilities of text that is there: prompts that are echoed.
 
 They are those of the model itself, before temperature and cuts, as the engine tells them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunesmith.models.reading import Told as Read
-from tunesmith.serving.answers import Asked, Told
+from tunesmith.serving.answers import Told
 from tunesmith.serving.service import Model, Service
 
 
@@ -18,19 +18,6 @@ async def read(service: Service, model: Model, ids: Sequence[int], top: int) -> 
         return []
     reader = model.offer.reader
     return await service.engine.call(lambda: reader.logprobs(ids, top))
-
-
-async def fill(asked: Asked, top: int) -> None:
-    """Adds the likeliest tokens to finished answers whose engine didn't tell them."""
-    count = len(asked.samplings)
-    for at, answer in enumerate(asked.answers):
-        prompt = asked.prompts[at // count]
-        ids = [*prompt, *(id for id, _, _ in answer.tokens)]
-        told = (await read(asked.service, asked.model, ids, top))[len(prompt) - 1 :]
-        answer.tokens = [
-            (id, value, place.top)
-            for (id, value, _), place in zip(answer.tokens, told, strict=True)
-        ]
 
 
 def of_prompt(ids: Sequence[int], told: Sequence[Read]) -> list[Told]:

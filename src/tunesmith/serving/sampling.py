@@ -1,4 +1,4 @@
-"""From the fields of a request to the engine's Sampling; what the engine can't do is refused."""
+"""From the fields of a request to the engine's Sampling."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def samplings(body: SamplingFields, model: Model, limits: Limits, top: int) -> l
         top: How many likeliest tokens were asked for with each token.
 
     Raises:
-        Refusal: S111, a value this model can't have; S124, a field this engine doesn't compute.
+        Refusal: S111, a value this model can't have.
     """
     plain = model.offer.defaults
     given: dict[str, Any] = {
@@ -49,8 +49,9 @@ def samplings(body: SamplingFields, model: Model, limits: Limits, top: int) -> l
     if body.stop is not None:
         texts = [body.stop] if isinstance(body.stop, str) else body.stop
         given["stop"] = tuple(dict.fromkeys([*texts, *plain.stop]))
-    _refuse_unhonoured(given, model)
-    if top and model.offer.tells_top:
+    if body.stop_token_ids:
+        given["stop_ids"] = tuple(sorted({*plain.stop_ids, *body.stop_token_ids}))
+    if top:
         given["top_logprobs"] = top
     seed = secrets.randbits(48) if body.seed is None else body.seed % 2**64
     chosen = dataclasses.replace(plain, **given)
@@ -85,12 +86,3 @@ def _bias(given: dict[str, float], model: Model) -> tuple[tuple[int, float], ...
             what = f"`logit_bias` names token {key}; the model knows {model.texts.size}"
             raise Refusal("S111", what, "logit_bias")
     return tuple((int(key), value) for key, value in given.items())
-
-
-def _refuse_unhonoured(given: dict[str, Any], model: Model) -> None:
-    plain = Sampling()
-    for name in model.offer.unhonoured:
-        if name in given and given[name] != getattr(plain, name):
-            raise Refusal(
-                "S124", f"this engine does not compute `{name}`", name, fix="leave it out"
-            )

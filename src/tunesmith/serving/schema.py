@@ -16,7 +16,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_BATCH = 256
 """Prompts or inputs in one request."""
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -65,6 +66,8 @@ class SamplingFields(Body):
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: Seed | None = None
     stop: Stops | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    """Tokens that end an answer beside the model's own, as vLLM has them."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, max_length=512)
@@ -226,7 +229,7 @@ class DetokenizeBody(Body):
     """POST /detokenize"""
 
     model: str | None = Field(default=None, max_length=256)
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=2**20)]
+    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
 
 
 class OlderChatBody(Body):
