@@ -204,6 +204,12 @@ def test_errors_of_the_engine_name_the_field():
     assert faults.of_error(wrong, "messages").param == "temperature"
     refused = ConfigError("C210", "the torch engine can't honour `constraint` of a request")
     assert faults.of_error(refused, "messages").param == "response_format"
+    full = ConfigError("G121", "the prompt is longer than the cache")
+    assert (faults.of_error(full, "prompt").code, faults.of_error(full, "prompt").param) == (
+        "S123",
+        "prompt",
+    )
+    assert faults.of_error(ConfigError("G999", "can't"), "prompt").status == 400
 
 
 # ---------------------------------------------------------------- fuzz

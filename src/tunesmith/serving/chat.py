@@ -85,7 +85,7 @@ def _tool_reader(body: ChatBody, model: Model) -> Any:
                 fix="leave them out, or serve a model that was trained to call tools",
             )
     names = tuple(tool.function.name for tool in body.tools or ())
-    stop_ids = frozenset(offer.defaults.stop_ids)
+    stop_ids = frozenset((*offer.defaults.stop_ids, *(body.stop_token_ids or ())))
     return lambda: Answer(offer.template.answer_prefix, calls, names, stop_ids)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from tunesmith.errors import DataError, ServeError, TunesmithError
+from tunesmith.errors import ConfigError, DataError, ServeError, TunesmithError
 
 # Our code -> HTTP status, OpenAI's `type`, OpenAI's `code` where clients know one.
 KINDS: dict[str, tuple[int, str, str]] = {
@@ -34,6 +34,7 @@ PHRASES = {
     "G124": ("S124", "response_format"),
     "G125": ("S124", "response_format"),
     "G126": ("S124", "response_format"),
+    "G121": ("S123", "messages"),
     "D401": ("S123", "messages"),
     "D402": ("S111", "prompt"),
 }
@@ -128,6 +129,8 @@ def of_error(error: TunesmithError, param: str) -> Refusal:
     if isinstance(error, DataError):
         fix = "" if error.code == "D302" else error.fix
         return Refusal("S111", error.what, param, fix=fix)
+    if isinstance(error, ConfigError):  # what an engine can't honour is the request's matter
+        return Refusal("S124", error.what, param)
     return failed()
 
 
