@@ -182,7 +182,7 @@ def test_json_schema(tiny, stream):
 def test_several_choices_each_keep_to_the_schema(tiny):
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["ab", "c"]}}}
     reply = chat(tiny, n=4, seed=1, temperature=2, response_format=wanted, max_tokens=20)
-    assert {choice.message.content for choice in reply.choices} <= {'"ab"', '"c"'}
+    assert {json.loads(choice.message.content) for choice in reply.choices} <= {"ab", "c"}
 
 
 def test_a_schema_that_can_not_be_kept_is_refused_by_its_keyword(tiny):
@@ -212,7 +212,7 @@ def test_a_stop_token(tiny):
 
 def test_penalties(tiny):
     token = tiny.post("/tokenize", {"prompt": " iron"}).json()["tokens"][0]
-    fields = {"logit_bias": {str(token): 18}, "max_tokens": 24, "repetition_penalty": 1.0}
+    fields = {"logit_bias": {str(token): 18}, "max_tokens": 24}
     often = text(chat(tiny, **fields)).count("iron")
     assert text(chat(tiny, frequency_penalty=2, **fields)).count("iron") < often
 

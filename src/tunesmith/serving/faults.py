@@ -125,7 +125,9 @@ def of_error(error: TunesmithError, param: str) -> Refusal:
     if error.code in PHRASES:
         code, at = PHRASES[error.code]
         field = _field_of(error.what) or at if error.code == "C210" else param
-        return Refusal(code, error.what, field, fix=error.fix)
+        # A schema's or pattern's own words say which keyword it is; they are the client's.
+        why = f": {error.why}" if error.code in ("G125", "G126") and error.why else ""
+        return Refusal(code, error.what + why, field, fix=error.fix)
     if isinstance(error, DataError):
         fix = "" if error.code == "D302" else error.fix
         return Refusal("S111", error.what, param, fix=fix)
