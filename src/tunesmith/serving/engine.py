@@ -240,8 +240,8 @@ class Engine:
     def _abort(self, fault: Callable[[], faults.Refusal], lane: Generator | None = None) -> None:
         for ticket in list(self._tickets.values()):
             if lane is None or ticket.lane is lane:
+                self._drop(ticket)  # first: who is told may ask again at once
                 ticket.loop.call_soon_threadsafe(ticket.end, fault())
-                self._drop(ticket)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
