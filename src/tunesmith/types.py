@@ -201,7 +201,17 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    """Locally typical sampling (Meister et al., 2202.00666); 1: off."""
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of every token the answer holds already (OpenAI's meaning)."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token for each time the answer holds it already."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, added to its logit), before anything else is done to the logits."""
+    top_logprobs: int = 0
+    """So many likeliest tokens are told with each event."""
     seed: int = 0
     stop: tuple[str, ...] = ()
     """Stop strings, matched on decoded text."""
@@ -227,6 +237,8 @@ class Event:
     logprob: float
     text_delta: str
     finish_reason: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    """(token, log-probability) of the likeliest tokens here, if `top_logprobs` asked for them."""
 
 
 # ---------------------------------------------------------------- what parts promise (ADR 0003)

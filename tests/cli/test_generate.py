@@ -101,15 +101,69 @@ def test_a_file_is_answered_line_by_line_in_order(tiny_model, here, capsys):
     assert json.loads(capsys.readouterr().out)["answer"] == found[1]["answer"]
 
 
-def test_many_rows_are_answered_in_chunks(tiny_model, here, monkeypatch):
-    from tunesmith.cli import generate
+def test_an_interrupted_run_goes_on(tiny_model, here, capsys, monkeypatch):
+    """Broken off in the middle of a line, the file in the end is the same as in one go."""
+    from tunesmith.generation import base
 
-    monkeypatch.setattr(generate, "CHUNK", 4)
     source = write(here / "in.jsonl", [{"prompt": f"{i:03}" * (i % 3 + 1)} for i in range(11)])
-    words = ["generate", str(tiny_model), "--input", source, "--output", "out.jsonl"]
-    assert main([*words, "--max-tokens", "2"]) == 0
-    prompts = [line["prompt"] for line in answers(here / "out.jsonl")]
+    words = ["generate", str(tiny_model), "--input", source, "--max-tokens", "2", "--output"]
+    assert main([*words, "whole.jsonl"]) == 0
+    whole, asked = (here / "whole.jsonl").read_bytes(), []
+    prompts = [line["prompt"] for line in answers(here / "whole.jsonl")]
     assert [prompt[:3] for prompt in prompts] == [f"{i:03}" for i in range(11)]
+    own = base.in_order
+
+    def broken(generator, requests, ahead=3):
+        for at, events in enumerate(own(generator, requests, ahead)):
+            if at == 4:
+                raise KeyboardInterrupt
+            yield events
+
+    monkeypatch.setattr(base, "in_order", broken)
+    assert main([*words, "out.jsonl"]) != 0
+    assert not (here / "out.jsonl").exists()
+    with (here / "out.jsonl.part").open("ab") as part:
+        part.write(b'{"prompt": "004')
+
+    def counting(generator, requests, ahead=64):
+        asked.extend(requests)
+        return own(generator, requests, ahead)
+
+    monkeypatch.setattr(base, "in_order", counting)
+    capsys.readouterr()
+    assert main([*words, "out.jsonl", "--temperature", "1"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert main([*words, "out.jsonl"]) == 0
+    assert "4 of 11 were answered before" in capsys.readouterr().err
+    assert len(asked) == 7
+    assert (here / "out.jsonl").read_bytes() == whole
+    assert sorted(path.name for path in here.iterdir()) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
+
+
+def test_other_questions_are_not_taken_up(tiny_model, here, capsys):
+    source = write(here / "in.jsonl", [{"prompt": "a"}])
+    words = ["generate", str(tiny_model), "--input", source, *FEW, "--output", "out.jsonl"]
+    assert main(words) == 0
+    (here / "out.jsonl").rename(here / "out.jsonl.part")
+    assert main(words) == 2  # nobody knows what these lines were made with
+    assert "C212" in capsys.readouterr().err
+
+
+def test_answers_by_a_schema(tiny_model, here, capsys):
+    schema = {"properties": {"good": {"type": "boolean"}}, "required": ["good"]}
+    schema |= {"type": "object", "additionalProperties": False}
+    (here / "schema.json").write_text(json.dumps(schema))
+    words = ["generate", str(tiny_model), "-p", "hi", "--schema", "schema.json", "--json"]
+    assert main([*words, "--max-tokens", "60"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["finish_reason"] == "stop"
+    assert json.loads(found["answer"])["good"] in (True, False)
+    (here / "schema.json").write_text('{"minimum": 3}')
+    assert main(words) == 2
+    assert "minimum" in capsys.readouterr().err
+    (here / "schema.json").write_text("{")
+    assert main(words) == 2
+    assert "G126" in capsys.readouterr().err
 
 
 def test_an_output_file_is_not_overwritten(tiny_model, here, capsys):

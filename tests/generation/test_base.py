@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.generation import base
 from tunesmith.generation.base import TextStream
-from tunesmith.types import Request, Sampling
+from tunesmith.types import Event, Request, Sampling
 
 
 class Bytes:
@@ -120,6 +120,13 @@ def test_the_leading_space_comes_from_the_prompt():
         {"top_p": 1.1},
         {"min_p": -0.1},
         {"repetition_penalty": 0.0},
+        {"typical_p": 0.0},
+        {"typical_p": 1.5},
+        {"presence_penalty": float("nan")},
+        {"frequency_penalty": float("inf")},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, float("inf")),)},
+        {"top_logprobs": -1},
         {"seed": -1},
         {"seed": 2**64},
         {"stop": ("a", "")},
@@ -145,3 +152,44 @@ def test_prompts_that_can_not_be_answered(ids, code):
     assert caught.value.code == code
     base.check_request(Request("a", (1,) * 7), context=8, vocabulary=10)
     base.check_request(Request("a", (1,) * 99), context=None, vocabulary=10)
+
+
+def test_bias_of_a_token_that_is_not_there():
+    biased = Request("a", (1,), Sampling(logit_bias=((10, 1.0),)))
+    with pytest.raises(ConfigError, match="C210"):
+        base.check_request(biased, context=None, vocabulary=10)
+    base.check_request(biased, context=None, vocabulary=11)
+
+
+def test_answers_in_order_whoever_is_finished_first():
+    """An engine that finishes short requests first; leaving early cancels the rest."""
+
+    class Backwards:
+        def __init__(self):
+            self.left, self.cancelled, self.most = {}, [], 0
+
+        def submit(self, request):
+            self.left[request.id] = request.sampling.max_tokens
+            self.most = max(self.most, len(self.left))
+
+        def cancel(self, id):
+            self.cancelled.append(id)
+
+        def step(self):
+            self.left = {id: n - 1 for id, n in self.left.items() if n}
+            return [Event(id, n, 0.0, "", None if n else "length") for id, n in self.left.items()]
+
+        def generate(self, requests):
+            return base.drain(self, requests)
+
+    asked = [Request(str(i), (1,), Sampling(max_tokens=1 + (7 * i) % 5)) for i in range(20)]
+    engine = Backwards()
+    found = list(base.in_order(engine, asked, ahead=4))
+    assert [events[0].id for events in found] == [request.id for request in asked]
+    assert [len(events) for events in found] == [r.sampling.max_tokens for r in asked]
+    assert engine.most <= 8
+    assert engine.cancelled == []
+    rest = base.in_order(engine, asked, ahead=4)
+    next(rest)
+    rest.close()
+    assert engine.cancelled == ["1", "2", "3"]

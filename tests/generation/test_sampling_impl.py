@@ -13,6 +13,7 @@ from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from tunesmith.generation import sampling_impl as sampling
@@ -41,6 +42,13 @@ def test_top_p_is_transformers(p):
 @pytest.mark.parametrize("p", [0.01, 0.2, 1.0])
 def test_min_p_is_transformers(p):
     same_cut(sampling.min_p(LOGITS, [p] * 4), MinPLogitsWarper(p)(None, LOGITS))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
+def test_typical_p_is_transformers(p):
+    same_cut(sampling.typical_p(LOGITS, [p] * 4), TypicalLogitsWarper(p)(None, LOGITS))
+    mixed = sampling.typical_p(LOGITS, [p, 1.0, p, 1.0])
+    assert torch.equal(mixed[1::2], LOGITS[1::2])
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3])
@@ -137,3 +145,41 @@ def test_nan_shows_in_the_logprob():
     for chosen in (Sampling(), Sampling(temperature=1.0)):
         _, logprobs = sampling.choose(logits, [chosen] * 4, [[0]] * 4)
         assert [math.isnan(value) for value in logprobs] == [False, True, False, False]
+
+
+def test_presence_and_frequency_count_the_answer_alone():
+    history = [1, 1, 2, 3, 3, 3]
+    chosen = [Sampling(presence_penalty=0.5, frequency_penalty=0.25), Sampling()]
+    scores = sampling.answer_penalties(LOGITS[:2], chosen, [history] * 2, [1, 0])
+    wanted = LOGITS[:2].clone()
+    for token, count in ((1, 1), (2, 1), (3, 3)):
+        wanted[0, token] -= 0.5 + 0.25 * count
+    assert torch.allclose(scores, wanted)
+    nothing_said = sampling.answer_penalties(LOGITS[:1], chosen[:1], [history], [6])
+    assert torch.equal(nothing_said, LOGITS[:1])
+
+
+def test_bias_is_added_before_anything_else():
+    barred = Sampling(logit_bias=((int(LOGITS[0].argmax()), -100.0), (7, 0.0)))
+    forced = Sampling(logit_bias=((7, 100.0),), temperature=1.0)
+    tokens, logprobs = sampling.choose(LOGITS[:2], [barred, forced], [[0]] * 2)
+    assert tokens == [int(LOGITS[0].topk(2).indices[1]), 7]
+    assert logprobs == pytest.approx(
+        [float(LOGITS[i].log_softmax(-1)[t]) for i, t in enumerate(tokens)], abs=1e-5
+    )
+
+
+def test_only_what_is_allowed_is_chosen():
+    order = LOGITS[0].argsort(descending=True).tolist()
+    rows, allowed = LOGITS[:1].expand(3, -1), [order[5:9], None, torch.tensor(order[40:])]
+    tokens, _ = sampling.choose(rows, [Sampling()] * 3, [[0]] * 3, allowed=allowed)
+    assert tokens == [order[5], order[0], order[40]]
+
+
+def test_the_likeliest_tokens_are_told():
+    found = sampling.likeliest(LOGITS, [0, 3, 1, 500])
+    assert [len(row) for row in found] == [0, 3, 1, VOCABULARY]
+    best = LOGITS[1].log_softmax(-1).topk(3)
+    assert [token for token, _ in found[1]] == best.indices.tolist()
+    assert [value for _, value in found[1]] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert sampling.likeliest(LOGITS, [0] * 4) == [()] * 4

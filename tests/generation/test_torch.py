@@ -95,13 +95,14 @@ def test_greedy_is_transformers_generate(family):
     assert len({tuple(answer) for answer in found.values()}) > 1
 
 
+@pytest.mark.parametrize("options", [{}, {"max_rows": 1}, {"speculate": 4}], ids=str)
 @pytest.mark.parametrize("name", ["stories260K", "babyllama105"])
-def test_greedy_of_real_models(shared_data, name):
+def test_greedy_of_real_models(shared_data, name, options):
     folder = shared_data / "models" / name / "hf"
     golden = json.loads((shared_data / "models" / "GOLDEN.json").read_text())[name]
     golden = [entry for entry in golden if "output_ids" in entry]
     model = LanguageModel(AutoModelForCausalLM.from_pretrained(folder))
-    generator = TorchGenerator(model, Tokenizer.load(folder))
+    generator = TorchGenerator(model, Tokenizer.load(folder), **options)
     wanted = [entry["output_ids"] for entry in golden]
     asked = requests([entry["prompt_ids"] for entry in golden], max_tokens=len(wanted[0]))
     events = generator.generate(asked)
@@ -109,6 +110,14 @@ def test_greedy_of_real_models(shared_data, name):
     for entry, found in zip(golden, events.values(), strict=True):
         assert entry["text"].endswith(base.text(found))
         assert found[-1].finish_reason == "length"
+
+
+def test_sixteen_at_once_of_a_real_model(shared_data):
+    folder = shared_data / "models" / "babyllama105" / "hf"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompts = [tuple((5 * i + 3 * n) % 100 + 3 for i in range(1 + 9 * n)) for n in range(16)]
+    found = TorchGenerator(model).generate(requests(prompts, max_tokens=40))
+    assert tokens(found) == {str(i): reference(model, ids, 40) for i, ids in enumerate(prompts)}
 
 
 def test_stories_equal_the_published_text(shared_data):
@@ -272,9 +281,18 @@ def test_a_model_that_is_not_finite_ends_in_an_error():
 
 def test_requests_that_can_not_be_honoured_are_refused(llama):
     generator = TorchGenerator(llama)
-    for field in ({"adapter": "x"}, {"constraint": {}}, {"sampling": Sampling(stop=("a",))}):
-        with pytest.raises(ConfigError, match="C210"):
+    refused = {
+        "G120": {"adapter": "x"},
+        "G122": {"constraint": {}},
+        "C210": {"sampling": Sampling(stop=("a",))},
+    }
+    for code, field in refused.items():
+        with pytest.raises(ConfigError, match=code):
             generator.submit(Request("a", (1,), **field))
+    with pytest.raises(ConfigError, match="G121"):
+        TorchGenerator(llama, cache_tokens=8).submit(Request("a", (1,) * 9))
+    with pytest.raises(ConfigError, match="C210"):
+        TorchGenerator(build(FAMILIES["mamba"])).submit(Request("a", (1,), adapter="x"))
     with pytest.raises(DataError, match="D402"):
         generator.submit(Request("a", (260,)))
     generator.submit(Request("a", (1,)))

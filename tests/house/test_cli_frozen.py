@@ -23,6 +23,7 @@ VERBS = (
     "merge",
     "chat",
     "generate",
+    "serve",
     "config",
     "model",
     "demo",

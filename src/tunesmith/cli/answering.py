@@ -27,8 +27,13 @@ OPTIONS: dict[str, Any] = {
     "temperature": Annotated[float | None, typer.Option(help="0: greedy.")],
     "top_k": Annotated[int | None, typer.Option(help="Choose among so many tokens; 0: all.")],
     "top_p": Annotated[float | None, typer.Option(help="… among those with this probability.")],
+    "typical_p": Annotated[float | None, typer.Option(help="… of typical surprise; 1: all.")],
     "min_p": Annotated[float | None, typer.Option(help="… this likely beside the likeliest.")],
     "repetition_penalty": Annotated[float | None, typer.Option(help="Above 1: repeat less.")],
+    "presence_penalty": Annotated[
+        float | None, typer.Option(help="Above 0: less of what the answer has said.")
+    ],
+    "frequency_penalty": Annotated[float | None, typer.Option(help="… each time it was said.")],
     "seed": Annotated[int | None, typer.Option(help="The same seed gives the same answer.")],
     "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
 }
@@ -85,7 +90,10 @@ class Voice:
         for note in loaded.template.notes:
             output.log(f"note    {note}")
         output.log(f"answers {describe(sampling)}")
-        return cls(spec, loaded, TorchGenerator(loaded.model, loaded.tokenizer), sampling)
+        generator = TorchGenerator(loaded.model, loaded.tokenizer)
+        for note in generator.notes:
+            output.log(f"note    {note}")
+        return cls(spec, loaded, generator, sampling)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -100,7 +108,19 @@ class Voice:
         begins = tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]
         return tuple([tokenizer.bos_id, *ids] if begins else ids)
 
-    def stream(self, ids: tuple[int, ...]) -> Iterator[Event]:
+    def request(self, id: str, ids: tuple[int, ...], *schema: Any) -> Request:
+        """A request with the sampling chosen; with a JSON schema if one is given.
+
+        Raises:
+            ConfigError: G124, G126, the answer can't be kept within the schema.
+        """
+        rule = None
+        if schema:
+            stops = self.sampling.stop_ids
+            rule = self.generator.constraint(schema=schema[0], stops=stops)
+        return Request(id, ids, self.sampling, constraint=rule)
+
+    def stream(self, request: Request) -> Iterator[Event]:
         """Events of one answer as they come.
 
         Raises:
@@ -108,19 +128,18 @@ class Voice:
         """
         from tunesmith.generation import base
 
-        for event in base.stream(self.generator, Request("answer", ids, self.sampling)):
+        for event in base.stream(self.generator, request):
             if event.finish_reason == "error":
-                raise not_finite(self.name)
+                raise self.not_finite()
             yield event
 
-
-def not_finite(name: str) -> RunError:
-    return RunError(
-        "R230",
-        f"{name} gives no finite numbers",
-        why="Its weights hold NaN or infinity, or overflow in the compute type.",
-        fix="use an earlier checkpoint: tunesmith runs show lists them",
-    )
+    def not_finite(self) -> RunError:
+        return RunError(
+            "R230",
+            f"{self.name} gives no finite numbers",
+            why="Its weights hold NaN or infinity, or overflow in the compute type.",
+            fix="use an earlier checkpoint: tunesmith runs show lists them",
+        )
 
 
 def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
@@ -128,7 +147,7 @@ def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
     config = _generation_config(loaded.path)
     names = ["repetition_penalty"]
     if config.get("do_sample"):
-        names += ["temperature", "top_k", "top_p", "min_p"]
+        names += ["temperature", "top_k", "top_p", "min_p", "typical_p"]
     advised = {name: config[name] for name in names if config.get(name) is not None}
     ends = config.get("eos_token_id")
     stops = {*loaded.template.stop_ids, loaded.tokenizer.eos_id}
@@ -148,9 +167,9 @@ def _generation_config(path: Path | None) -> dict[str, Any]:
 def describe(sampling: Sampling) -> str:
     """`greedy, at most 512 tokens` or `temperature 0.7 · top_p 0.9 · seed 0, at most …`."""
     plain, told = dataclasses.asdict(Sampling()), dataclasses.asdict(sampling)
-    names = ["repetition_penalty"]
+    names = ["repetition_penalty", "presence_penalty", "frequency_penalty"]
     if sampling.temperature:
-        names = ["temperature", "top_k", "top_p", "min_p", *names, "seed"]
+        names = ["temperature", "top_k", "top_p", "min_p", "typical_p", *names, "seed"]
     changed = [f"{name} {told[name]:g}" for name in names if told[name] != plain[name]]
     how = changed if sampling.temperature else ["greedy", *changed]
     return f"{' · '.join(how)}, at most {sampling.max_tokens} tokens"

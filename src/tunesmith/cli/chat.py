@@ -98,7 +98,7 @@ class Talker:
     def _stream(self, ids: tuple[int, ...]) -> str:
         answer = ""
         with interruptible() as interrupted:
-            for event in self.voice.stream(ids):
+            for event in self.voice.stream(self._request(ids)):
                 shown = event.text_delta if answer.strip() else event.text_delta.lstrip()
                 answer += event.text_delta
                 print(visible(shown), end="", flush=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.answering import Voice, not_finite, visible, with_sampling
+from tunesmith.cli.answer_file import AnswerFile, answer_all, made_with
+from tunesmith.cli.answering import Voice, visible, with_sampling
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.types import Conversation, Message, Request
 
@@ -23,11 +23,9 @@ app = output.app(
         'tunesmith generate builtin:tiny --raw -p "Once upon a time" --max-tokens 100',
         "tunesmith generate last --input questions.jsonl --output answers.jsonl",
         'tunesmith generate last -p "Name a colour" --temperature 1 --seed 3 --json',
+        "tunesmith generate last --input people.jsonl --output found.jsonl --schema person.json",
     ],
 )
-
-CHUNK = 256
-"""Rows answered before their lines are written."""
 
 
 @app.command()
@@ -41,10 +39,16 @@ def command(
         bool, typer.Option("--raw", help="Continue the text, no chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="JSON schema file: answers are JSON that it allows.")
+    ] = None,
     json: Annotated[bool, output.JSON] = False,
     sampling: dict | None = None,
 ) -> None:
-    """Answer a prompt, or every row of a file: one output line a row, in their order."""
+    """Answer a prompt, or every row of a file: one output line a row, in their order.
+
+    Interrupted, the same command goes on after the last answered row.
+    """
     if (prompt is None) == (input is None):
         raise ConfigError(
             "C213", "say what to answer: -p or --input, one of the two", where="command line"
@@ -56,12 +60,17 @@ def command(
         questions = [Question(text, (Message.of("user", text),))]
     else:
         questions = list(read(input, raw))
+    rules = _schema(schema)
     voice = Voice.load(model, sampling or {})
     ids = [question.ids(voice, raw, system) for question in questions]
     if input is None and output_ is None:
-        _one(voice, questions[0], ids[0], json)
-    else:
-        _many(voice, questions, ids, output_)
+        _one(voice, questions[0], voice.request("answer", ids[0], *rules), json)
+        return
+    told = made_with(voice, raw=raw, system=system, schema=rules)
+    file = AnswerFile(output_, told)
+    file.check([question.line() for question in questions])
+    requests = [voice.request(str(at), one, *rules) for at, one in enumerate(ids)]
+    answer_all(voice, requests, file, lambda at, events: _line(questions[at], events))
 
 
 @dataclass(frozen=True)
@@ -132,10 +141,26 @@ def _of_sample(sample: Any, where: str) -> Question:
     return Question(messages[-1].text, messages, reference, where)
 
 
-def _one(voice: Voice, question: Question, ids: tuple[int, ...], json: bool) -> None:
+def _schema(path: Path | None) -> list[Any]:
+    """The schema in a file, in a list; an empty list if there is no file.
+
+    Raises:
+        ConfigError: G126, it can't be read.
+    """
+    if path is None:
+        return []
+    try:
+        return [jsonlib.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "G126", "the JSON schema can't be read", where=str(path), why=str(error)
+        ) from None
+
+
+def _one(voice: Voice, question: Question, request: Request, json: bool) -> None:
     """Streams the answer to stdout, or prints all there is to say about it as JSON."""
     events = []
-    for event in voice.stream(ids):
+    for event in voice.stream(request):
         events.append(event)
         if not json:
             print(visible(event.text_delta), end="", flush=True)
@@ -144,34 +169,6 @@ def _one(voice: Voice, question: Question, ids: tuple[int, ...], json: bool) -> 
         output.result({**_line(question, events), "tokens": tokens}, json=True)
     else:
         print()
-
-
-def _many(voice: Voice, questions: list[Question], ids: list, path: Path | None) -> None:
-    """One JSON line a question, in order; the file gets its name when it is whole."""
-    begun, tokens = time.perf_counter(), 0
-    aside = path.with_name(f"{path.name}.part") if path is not None else None
-    file: TextIO = aside.open("w", encoding="utf-8") if aside is not None else sys.stdout
-    try:
-        pairs = list(zip(questions, ids, strict=True))
-        for start in range(0, len(pairs), CHUNK):
-            chunk = pairs[start : start + CHUNK]
-            requests = [Request(str(at), one, voice.sampling) for at, (_, one) in enumerate(chunk)]
-            found = voice.generator.generate(requests)
-            for at, (question, _) in enumerate(chunk):
-                events = found[str(at)]
-                if events[-1].finish_reason == "error":
-                    raise not_finite(voice.name)
-                tokens += len(events)
-                file.write(jsonlib.dumps(_line(question, events), ensure_ascii=False) + "\n")
-            file.flush()
-            seconds = time.perf_counter() - begun
-            done = start + len(chunk)
-            output.log(f"{done:,} of {len(pairs):,} answered · {tokens / seconds:,.0f} tokens/s")
-    finally:
-        if aside is not None:
-            file.close()
-    if aside is not None and path is not None:
-        aside.replace(path)
 
 
 def _line(question: Question, events: list) -> dict[str, Any]:

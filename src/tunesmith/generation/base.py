@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,43 @@ def drain(generator: Generator, requests: Iterable[Request]) -> dict[str, list[E
     return events
 
 
+def in_order(
+    generator: Generator, requests: Iterable[Request], ahead: int = 64
+) -> Iterator[list[Event]]:
+    """Events of each request, in the order of the requests, as soon as those before are finished.
+
+    Args:
+        generator: An engine with no other requests in work.
+        requests: What is asked; taken as there is room.
+        ahead: How many are submitted and not handed out yet, at most: bounds what is held.
+    """
+    source = iter(requests)
+    order: deque[str] = deque()
+    events: dict[str, list[Event]] = {}
+    finished: set[str] = set()
+    try:
+        while True:
+            while len(order) < ahead and (request := next(source, None)) is not None:
+                generator.submit(request)
+                order.append(request.id)
+                events[request.id] = []
+            if not order:
+                return
+            while order and order[0] in finished:
+                finished.discard(order[0])
+                yield events.pop(order.popleft())
+            if not order or len(finished) == len(order):
+                continue
+            for event in generator.step():
+                if event.id in events:
+                    events[event.id].append(event)
+                    if event.finish_reason is not None:
+                        finished.add(event.id)
+    finally:
+        for id in order:
+            generator.cancel(id)
+
+
 def stream(generator: Generator, request: Request) -> Iterator[Event]:
     """Events of one request as they come; leaving the loop early cancels it."""
     generator.submit(request)
@@ -80,6 +118,15 @@ def check_sampling(sampling: Sampling) -> None:
         "top_k": (s.top_k, s.top_k >= 0, "0 (all) or above"),
         "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0, at most 1 (all)"),
         "min_p": (s.min_p, 0 <= s.min_p <= 1, "0 (none) to 1"),
+        "typical_p": (s.typical_p, 0 < s.typical_p <= 1, "above 0, at most 1 (all)"),
+        "presence_penalty": (s.presence_penalty, math.isfinite(s.presence_penalty), "a number"),
+        "frequency_penalty": (s.frequency_penalty, math.isfinite(s.frequency_penalty), "a number"),
+        "logit_bias": (
+            s.logit_bias,
+            all(token >= 0 and math.isfinite(bias) for token, bias in s.logit_bias),
+            "pairs of a token and a number",
+        ),
+        "top_logprobs": (s.top_logprobs, s.top_logprobs >= 0, "0 (none) or above"),
         "repetition_penalty": (
             s.repetition_penalty,
             0 < s.repetition_penalty < math.inf,
@@ -116,6 +163,14 @@ def check_request(request: Request, *, context: int | None, vocabulary: int) -> 
             "D402",
             f"the prompt has token {max(request.ids)}, the model knows {vocabulary}",
             fix="use the tokenizer that belongs to the model",
+        )
+    odd = [token for token, _ in request.sampling.logit_bias if token >= vocabulary]
+    if odd:
+        raise ConfigError(
+            "C210",
+            f"logit_bias has token {odd[0]}, the model knows {vocabulary}",
+            where="sampling.logit_bias",
+            fix="use ids of the model's tokenizer",
         )
     if context is not None and len(request.ids) >= context:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Choosing tokens: repetition penalty, temperature, cuts of the distribution; pure functions.
+"""Choosing tokens: bias, penalties, temperature, cuts of the distribution; pure functions.
 
 Noise is a function of (seed, position), so a request gives the same tokens whatever else is in its
 batch, on every device, and when it is continued from a part of its own answer.
@@ -9,6 +9,7 @@ Legend: `B` rows, `V` vocabulary.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ def choose(
     logits_BV: Tensor,
     samplings: Sequence[Sampling],
     histories: Sequence[Sequence[int]],
+    begins: Sequence[int] | None = None,
+    allowed: Sequence[Sequence[int] | None] | None = None,
 ) -> tuple[list[int], list[float]]:
     """The next token of each row and its log-probability under the model.
 
@@ -30,13 +33,18 @@ def choose(
         samplings: How each row chooses.
         histories: Each row's ids so far, prompt included; their number is the position that keys
             the noise.
+        begins: Where each row's answer begins in its history; None: at its start.
+        allowed: Tokens a row may choose among, if a constraint says so.
 
     Returns:
         Tokens, and log-probabilities of the unchanged distribution (NaN where logits are not
-        finite).
+        finite, or nothing is allowed).
     """
     wide_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
-    scores_BV = repetition_penalty(wide_BV, [s.repetition_penalty for s in samplings], histories)
+    scores_BV = biased(wide_BV, samplings)
+    scores_BV = repetition_penalty(scores_BV, [s.repetition_penalty for s in samplings], histories)
+    scores_BV = answer_penalties(scores_BV, samplings, histories, begins or [0] * len(histories))
+    scores_BV = restricted(scores_BV, allowed or [])
     tokens_B = scores_BV.argmax(-1)
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if drawn:
@@ -45,16 +53,83 @@ def choose(
         noise = [uniform(samplings[row].seed, len(histories[row])) for row in drawn]
         tokens_B[rows] = draw(distribution(scores_BV[rows], chosen), noise)
     logprobs_B = wide_BV.gather(1, tokens_B[:, None])[:, 0] - wide_BV.logsumexp(-1)
-    return tokens_B.tolist(), logprobs_B.tolist()
+    logprobs = logprobs_B.tolist()
+    for row, tokens in enumerate(allowed or []):
+        if tokens is not None and not len(tokens):
+            logprobs[row] = math.nan
+    return tokens_B.tolist(), logprobs
+
+
+def likeliest(logits_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:
+    """(token, log-probability) of each row's likeliest tokens under the model, best first."""
+    most = min(max(counts, default=0), logits_BV.shape[-1])
+    if not most:
+        return [()] * len(counts)
+    wide_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
+    best_BN, token_BN = (wide_BV - wide_BV.logsumexp(-1, keepdim=True)).topk(most)
+    pairs = zip(token_BN.tolist(), best_BN.tolist(), counts, strict=True)
+    return [tuple(zip(tokens, best, strict=True))[:n] for tokens, best, n in pairs]
 
 
 def distribution(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Scores after temperature, top-k, top-p and min-p, in this order; −inf where cut away."""
+    """Scores after temperature, top-k, top-p, min-p and typical-p, in this order; −inf where cut
+    away."""
     temperature_B1 = _column([s.temperature for s in samplings], scores_BV)
     scores_BV = scores_BV / temperature_B1
     scores_BV = top_k(scores_BV, [s.top_k for s in samplings])
     scores_BV = top_p(scores_BV, [s.top_p for s in samplings])
-    return min_p(scores_BV, [s.min_p for s in samplings])
+    scores_BV = min_p(scores_BV, [s.min_p for s in samplings])
+    return typical_p(scores_BV, [s.typical_p for s in samplings])
+
+
+def biased(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Adds each row's logit bias."""
+    rows = [row for row, s in enumerate(samplings) if s.logit_bias]
+    if not rows:
+        return scores_BV
+    scores_BV = scores_BV.clone()
+    for row in rows:
+        tokens, values = zip(*samplings[row].logit_bias, strict=True)
+        index = torch.tensor(tokens, device=scores_BV.device)
+        added = torch.tensor(values, dtype=scores_BV.dtype, device=scores_BV.device)
+        scores_BV[row].index_add_(0, index, added)
+    return scores_BV
+
+
+def answer_penalties(
+    scores_BV: Tensor,
+    samplings: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    begins: Sequence[int],
+) -> Tensor:
+    """Presence and frequency penalties, over the answer alone as OpenAI's interface has them."""
+    rows = [row for row, s in enumerate(samplings) if s.presence_penalty or s.frequency_penalty]
+    if not rows:
+        return scores_BV
+    scores_BV = scores_BV.clone()
+    for row in rows:
+        counts = Counter(histories[row][begins[row] :])
+        if not counts:
+            continue
+        ids = torch.tensor(list(counts), device=scores_BV.device)
+        count = torch.tensor(list(counts.values()), dtype=scores_BV.dtype, device=scores_BV.device)
+        sampling = samplings[row]
+        scores_BV[row, ids] -= sampling.presence_penalty + sampling.frequency_penalty * count
+    return scores_BV
+
+
+def restricted(scores_BV: Tensor, allowed: Sequence[Sequence[int] | None]) -> Tensor:
+    """−inf for every token that a row's constraint doesn't allow."""
+    rows = [row for row, tokens in enumerate(allowed) if tokens is not None and len(tokens)]
+    if not rows:
+        return scores_BV
+    scores_BV = scores_BV.clone()
+    for row in rows:
+        index = torch.as_tensor(allowed[row], dtype=torch.long, device=scores_BV.device)
+        kept = scores_BV[row, index]
+        scores_BV[row] = -math.inf
+        scores_BV[row, index] = kept
+    return scores_BV
 
 
 def repetition_penalty(
@@ -105,6 +180,21 @@ def min_p(scores_BV: Tensor, ps: Sequence[float]) -> Tensor:
     margin_B1 = _column([math.log(p) if p > 0 else -math.inf for p in ps], scores_BV)
     limit_B1 = scores_BV.amax(-1, keepdim=True) + margin_B1
     return scores_BV.masked_fill(scores_BV < limit_B1, -math.inf)
+
+
+def typical_p(scores_BV: Tensor, ps: Sequence[float]) -> Tensor:
+    """Keeps the tokens whose surprise is nearest the expected one until they hold probability p
+    (locally typical sampling, arXiv:2202.00666, equation 10); 1: all."""
+    if min(ps) >= 1:
+        return scores_BV
+    logprob_BV = scores_BV.log_softmax(-1)
+    entropy_B1 = -(logprob_BV * logprob_BV.exp()).nansum(-1, keepdim=True)
+    away_BV = (-logprob_BV - entropy_B1).abs()
+    sorted_BV, order_BV = away_BV.sort(dim=-1, stable=True)
+    cumulative_BV = logprob_BV.exp().gather(1, order_BV).cumsum(-1)
+    p_B1 = _column([p if p < 1 else math.inf for p in ps], scores_BV)
+    last_B1 = (cumulative_BV < p_B1).sum(-1, keepdim=True).clamp(max=scores_BV.shape[-1] - 1)
+    return scores_BV.masked_fill(away_BV > sorted_BV.gather(1, last_B1), -math.inf)
 
 
 def draw(scores_BV: Tensor, noise: Sequence[float]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.errors import ConfigError
 from tunesmith.generation import base
 from tunesmith.types import Event, Request
 
@@ -20,17 +21,114 @@ class TorchGenerator:
             evaluation mode for each step and back after it.
         tokenizer: For text and stop strings; None: events have no text.
         max_rows: How many requests are answered at once; others wait in order.
+        cache_tokens: Tokens whose keys and values may be held; None: as many as fit 1 GiB, and
+            at least one request as long as the model's context.
+        deterministic: Each request is computed by itself in pieces that depend on nothing else,
+            so a seed gives the same bits whatever it runs beside; slower in company.
+        speculate: Tokens guessed from what was said before and checked in one pass; a few make
+            answers that quote their prompt faster. The answer is the same.
+        draft: A small model with the same tokenizer that guesses instead.
+
+    Raises:
+        ConfigError: G127, the draft has another vocabulary.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer | None = None, *, max_rows: int = 32):
-        from tunesmith.generation.torch_impl import Engine
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer | None = None,
+        *,
+        max_rows: int = 32,
+        cache_tokens: int | None = None,
+        deterministic: bool = False,
+        speculate: int = 0,
+        draft: Any = None,
+    ):
+        from tunesmith.generation import cohorts_impl, engine_impl
+        from tunesmith.models.load import packable
 
-        self._engine = Engine(model, tokenizer, max_rows)
+        hf = cohorts_impl.model_of(model)
+        if packable(hf.config):
+            self._engine: Any = engine_impl.Engine(
+                model,
+                tokenizer,
+                max_rows,
+                cache_tokens=cache_tokens,
+                deterministic=deterministic,
+                speculate=speculate,
+                draft=draft,
+            )
+        else:
+            self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say about how it computes."""
+        return self._engine.notes
 
     @property
     def context(self) -> int | None:
         """Tokens the model's positions reach, prompt and answer together; None: no limit."""
         return self._engine.context
+
+    def add_adapter(self, name: str, adapter: Any) -> None:
+        """Holds an adapter beside the model, for requests that name it; several serve one batch.
+
+        Args:
+            name: What requests call it.
+            adapter: A folder in PEFT's format, or deltas (`models.decoding.Delta`) by module name.
+
+        Raises:
+            ConfigError: G123, it does not fit the model.
+        """
+        from tunesmith.generation.adapters_impl import deltas_of
+        from tunesmith.generation.engine_impl import Engine
+
+        if not isinstance(self._engine, Engine):
+            raise ConfigError(
+                "G123", f"adapter `{name}` can't be loaded beside the model", why=self.notes[0]
+            )
+        self._engine.forward.add_adapter(name, deltas_of(adapter))
+
+    def beams(self, request: Request, count: int, *, length_penalty: float = 1.0) -> list[Any]:
+        """The best answers to one request by beam search, best first, as (tokens, score).
+
+        Args:
+            request: `max_tokens` and `stop_ids` of its sampling hold; nothing is drawn.
+            count: Beams, and answers.
+            length_penalty: Scores are divided by length^penalty.
+
+        Raises:
+            ConfigError: C210, a value out of range, or a family without the attention interface;
+                G121, the beams don't fit the cache.
+        """
+        from tunesmith.generation import beams_impl, engine_impl
+
+        if not isinstance(self._engine, engine_impl.Engine):
+            raise ConfigError("C210", "beams need the attention interface", why=self.notes[0])
+        with self._engine.evaluating():
+            return beams_impl.search(self._engine, request, count, length_penalty)
+
+    def constraint(self, *, schema: Any = None, pattern: str | None = None, stops: Any = ()) -> Any:
+        """What keeps an answer within a JSON schema (None: any object), or a regular expression.
+
+        Args:
+            schema: The supported part of JSON Schema is listed in docs/generation.md.
+            pattern: A regular expression for the whole answer, instead of a schema.
+            stops: Tokens that end an answer; there must be one.
+
+        Returns:
+            A `Request.constraint`, for one request at a time.
+
+        Raises:
+            ConfigError: G124, this tokenizer's answers can't be constrained; G125, the pattern;
+                G126, the schema.
+        """
+        from tunesmith.generation import constraints_impl
+
+        if pattern is not None:
+            return constraints_impl.pattern_constraint(pattern, self._engine.tokenizer, stops)
+        return constraints_impl.json_constraint(schema, self._engine.tokenizer, stops)
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise, and takes nothing on."""

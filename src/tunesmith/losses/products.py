@@ -39,6 +39,16 @@ def pack(weight_OI: Tensor, rows: int) -> Packed | None:
     return Packed(reorder(weight_OI, rows), reorder(weight_OI.t(), rows))
 
 
+def lay_out(weight_OI: Tensor, rows: int = 16) -> Tensor | None:
+    """A copy of a matrix in oneDNN's layout, for `packed_linear`; None where that gains nothing.
+
+    Laid out for 16 rows it is as fast at one row as plain, and twice as fast at four to sixteen.
+    """
+    if not _onednn_serves(weight_OI, weight_OI):
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows)
+
+
 def packed_linear(x_NI: Tensor, packed_OI: Tensor) -> Tensor:
     """x Wᵀ without autograd, for one side of a `Packed` matrix."""
     return torch.ops.mkldnn._linear_pointwise(x_NI, packed_OI, None, "none", [], "")

@@ -45,6 +45,9 @@ class Plan:
         kind: As `choose` gives it; a kind that can't serve the heads at hand gives way to SDPA.
     """
 
+    cached = False
+    """Whether keys and values of earlier steps are seen too (the plan of a generation step)."""
+
     def __init__(self, segments: Segments, tokens: int, device: torch.device, kind: str = "blocks"):
         if (segments.context_G > 0).any():
             raise _unsupported("prefix-LM segments", "a segment's context must be 0")
@@ -124,7 +127,7 @@ def choose(kind: str, device: str, dtype: torch.dtype) -> str:
     return "flash" if device == "cuda" and dtype in HALF else "sdpa"
 
 
-def carry(plan: Plan) -> Tensor:
+def carry(plan: Any) -> Tensor:
     """An empty attention mask that carries the plan through any family's code.
 
     transformers hands a mask of four dimensions on as it is. Were it lost or reshaped on the way,
@@ -135,8 +138,8 @@ def carry(plan: Plan) -> Tensor:
     return mask
 
 
-def carried(mask: Any) -> Plan | None:
-    """The plan on a mask, if there is one."""
+def carried(mask: Any) -> Any:
+    """The plan on a mask, if there is one: a `Plan`, or that of a step of generation."""
     return None if mask is None else mask.__dict__.get("tunesmith_plan")
 
 
@@ -201,6 +204,9 @@ def _attend(
         )
     scale = options.get("scaling") or query_BHTE.shape[-1] ** -0.5
     rule = Rule(scale, options.get("dropout") or 0.0, softcap, options.get("sliding_window"))
+    if plan is not None and plan.cached:
+        heads = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
+        return plan.attend(module.layer_idx, *heads, rule)[None], None
     if plan is None:
         output = _explicit(query_BHTE, key_BKTE, value_BKTE, attention_mask, rule)
         return output.transpose(1, 2), None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from tunesmith.errors import EnvironmentFault
 
 HEAD = "score.safetensors"
 
@@ -51,3 +53,30 @@ def classifier(hf: Any, weight_1D: Tensor) -> Any:
         return None
     made.load_state_dict(weights, assign=True)
     return made
+
+
+def load(path: Path, dtype: torch.dtype, device: Any) -> tuple[nn.Module, Tensor]:
+    """Backbone and head of a sequence classifier with one label.
+
+    Raises:
+        EnvironmentFault: E208, it has more labels, or no head that is a matrix.
+    """
+    hf: Any = cast(Any, AutoModelForSequenceClassification).from_pretrained(
+        path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    head = dict(hf.named_parameters()).get("score.weight")
+    if head is None or len(head) != 1:
+        labels = "none" if head is None else len(head)
+        raise EnvironmentFault(
+            "E208",
+            f"{type(hf).__name__} has no head for one score (labels: {labels})",
+            fix="choose a reward model: a sequence classifier with num_labels 1",
+        )
+    hf = hf.to(device)
+    return hf.base_model, hf.score.weight.detach()
+
+
+def head(path: Path) -> Tensor | None:
+    """The head beside an adapter or a language model, shape (1, D); None: there is none."""
+    file = path / HEAD
+    return load_file(file)["score.weight"] if file.is_file() else None

@@ -96,13 +96,14 @@ def _forward_of(module: Any) -> Any:
     if family is None or not type(module).__module__.startswith("transformers.models."):
         return None
     kind = name.removeprefix(family)
-    if kind == "MLP" and not isinstance(module.act_fn, nn.SiLU) and not _is_silu(module.act_fn):
+    if kind == "MLP" and not is_gated(module):
         return None
     return _FORWARDS[kind]
 
 
-def _is_silu(act: nn.Module) -> bool:
-    return type(act).__name__ in ("SiLU", "SiLUActivation")
+def is_gated(mlp: Any) -> bool:
+    """Whether the MLP of a known family gates with SiLU."""
+    return type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
 
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of a packed row; anything else goes the family's own way."""
     plan = carried(attention_mask)
-    if plan is None or past_key_values is not None:
+    if plan is None or plan.cached or past_key_values is not None:
         own = type(self).forward
         return own(
             self, hidden_states, position_embeddings, attention_mask, past_key_values, **options
@@ -137,7 +138,7 @@ def _attention(
     q_THE = _rotated(self, q_THE, parts.get("q_norm"), cos_TE, sin_TE)
     k_TKE = _rotated(self, k_TKE, parts.get("k_norm"), cos_TE, sin_TE)
     dropout = self.attention_dropout if self.training else 0.0
-    rule = Rule(self.scaling, dropout, None, _window_of(self))
+    rule = Rule(self.scaling, dropout, None, window_of(self))
     layers = self.config.num_hidden_layers
     output_TD = attend(q_THE, k_TKE, v_TKE, plan, rule, layers).reshape(T, -1)
     if self is options.get("trimmed") and plan.wanted_S is not None:
@@ -181,7 +182,7 @@ def _rotated(self: Any, x_THE: Tensor, norm: nn.Module | None, cos_TE, sin_TE) -
     return Rotate.apply(x_THE, weight, eps, cos_TE, sin_TE, self.tunesmith_kernels)
 
 
-def _window_of(self: Any) -> int | None:
+def window_of(self: Any) -> int | None:
     """Mistral keeps its window in the config, Qwen in the layer, Llama has none."""
     if "sliding_window" in self.__dict__:
         return self.sliding_window

@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation.base import TextStream, check_request
-from tunesmith.generation.sampling_impl import choose
+from tunesmith.generation.model_impl import context_length
+from tunesmith.generation.rows_impl import event_of
+from tunesmith.generation.sampling_impl import choose, likeliest
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.models.load import packable
 from tunesmith.types import Event, Request
@@ -58,7 +60,7 @@ class Engine:
     """See `TorchGenerator`."""
 
     def __init__(self, model: Any, tokenizer: Any, max_rows: int):
-        self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
+        self.hf: Any = model_of(model)
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
         self.tokenizer = tokenizer
         self.context = context_length(self.hf.config)
@@ -70,6 +72,10 @@ class Engine:
         self.waiting: list[Request] = []
         self.cohorts: list[Cohort] = []
         self.cancelled: list[str] = []
+        self.notes = [
+            f"{self.hf.config.model_type} has no attention interface: its requests are answered "
+            "one at a time, without shared beginnings"
+        ]
 
     def check(self, request: Request) -> None:
         refused = {"adapter": request.adapter, "constraint": request.constraint}
@@ -149,8 +155,11 @@ class Engine:
         """One token more for each row."""
         logits_BV = self._logits(cohort)
         samplings = [row.request.sampling for row in cohort.rows]
-        tokens, logprobs = choose(logits_BV, samplings, [row.ids for row in cohort.rows])
-        events = [_event(*found) for found in zip(cohort.rows, tokens, logprobs, strict=True)]
+        begins = [len(row.request.ids) for row in cohort.rows]
+        tokens, logprobs = choose(logits_BV, samplings, [row.ids for row in cohort.rows], begins)
+        tops = likeliest(logits_BV, [sampling.top_logprobs for sampling in samplings])
+        told = zip(cohort.rows, tokens, logprobs, tops, strict=True)
+        events = [event_of(*found) for found in told]
         self._keep(cohort, [event.finish_reason is None for event in events])
         return events
 
@@ -187,18 +196,9 @@ class Engine:
             cohort.cache.batch_select_indices(index.to(self.hf.device))
 
 
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that a model's positions reach, times their scaling; None if nothing limits them.
-
-    Families that scale by `original_max_position_embeddings` count the scaling already.
-    """
-    text = config.get_text_config()
-    reach = getattr(text, "max_position_embeddings", None)  # absent where positions are ALiBi
-    if not isinstance(reach, int) or reach < 1:
-        return None
-    rope = text.to_dict().get("rope_parameters") or {}
-    factor = rope.get("factor") or 1.0
-    return max(reach, int(rope.get("original_max_position_embeddings", reach) * factor))
+def model_of(model: Any) -> Any:
+    """The transformers model."""
+    return model.hf if isinstance(model, LanguageModel) else model
 
 
 def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -207,18 +207,3 @@ def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     ids_BT = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return ids_BT, mask_BT
-
-
-def _event(row: Row, token: int, logprob: float) -> Event:
-    """What a new token means for its row: text that is certain, and whether the answer ends."""
-    if math.isnan(logprob):
-        return Event(row.request.id, token, logprob, row.text.finish()[0], "error")
-    row.ids.append(token)
-    if token in row.request.sampling.stop_ids:
-        return Event(row.request.id, token, logprob, row.text.finish()[0], "stop")
-    said, stopped = row.text.step(token)
-    reason = "stop" if stopped else None
-    if not stopped and len(row.ids) >= row.limit:
-        rest, stopped = row.text.finish()
-        said, reason = said + rest, "stop" if stopped else "length"
-    return Event(row.request.id, token, logprob, said, reason)

@@ -1,0 +1,243 @@
+"""Models as a server offers them: the one that was named, its adapters, or a reward model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tunesmith import platform
+from tunesmith.compose import model as models, source
+from tunesmith.errors import ConfigError, EnvironmentFault, ServeError
+from tunesmith.recipe.sections import ModelConfig
+from tunesmith.templates import base as templates
+from tunesmith.types import Generator, Sampling
+
+if TYPE_CHECKING:
+    from tunesmith.models.reading import Reader
+
+Constrain = Callable[[Mapping[str, Any] | None], Any]
+"""A JSON schema (None: any object) → what keeps one request within it."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One model that clients can name.
+
+    Attributes:
+        generator: What writes; None for a reward model.
+        adapter: What a request names so that its engine uses these weights.
+        reader: What embeds, scores and gives log-probabilities of given text.
+        defaults: How it samples where a request doesn't say.
+        context: Tokens its positions reach, prompt and answer together; None: no limit.
+        constrain: Makes constraints for `response_format`; None: the engine has none.
+        notes: What a user should know about how it is served.
+    """
+
+    name: str
+    template: Any
+    system: str | None
+    generator: Generator | None
+    reader: Reader
+    defaults: Sampling
+    context: int | None
+    description: str
+    adapter: str | None = None
+    constrain: Constrain | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.template.tokenizer
+
+    @property
+    def scores(self) -> bool:
+        return self.reader.weight_1D is not None
+
+
+def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> list[Offer]:
+    """The model and its adapters, in memory; the model first.
+
+    Args:
+        spec: What `source.locate` understands.
+        name: How clients call the model.
+        adapters: Name → run or adapter folder, trained on this model.
+        slots: Requests answered at once.
+
+    Raises:
+        ServeError: S104, an adapter was trained on another model, or the model is a reward model.
+        EnvironmentFault: E201, no such model.
+    """
+    found = source.locate(spec)
+    if found.scores and adapters:
+        raise ServeError(
+            "S104",
+            f"`{spec}` is a reward model, which has no adapters of its own",
+            where="--adapter",
+            fix="serve each reward model by itself",
+        )
+    if found.scores:
+        return [_scorer(found, name)]
+    tuned = {label: source.language_model(path) for label, path in adapters.items()}
+    for label, adapter in tuned.items():
+        _check_base(found, label, adapter)
+    first = _writer(spec, name, slots)
+    made = [first]
+    for label, adapter in tuned.items():
+        beside = _beside(first, len(found.adapters), label, adapter)
+        made.append(beside or _alone(adapters[label], label, slots))
+    return made
+
+
+def _alone(spec: str, label: str, slots: int) -> Offer:
+    offer = _writer(spec, label, slots)
+    note = "not a plain LoRA on this base: merged, a model of its own in memory"
+    return dataclasses.replace(offer, notes=(*offer.notes, note))
+
+
+def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Offer | None:
+    """An adapter in the engine of its base, in one batch with others; None if it can't be there.
+
+    Args:
+        first: The base.
+        under: Adapters that the base has merged already.
+        label: What clients call it.
+        adapter: Trained on the base.
+    """
+    from tunesmith.generation.adapters_impl import deltas_of
+    from tunesmith.models.reading import Reader
+
+    if adapter.checkpoint is not None or len(adapter.adapters) != under + 1:
+        return None
+    folder, engine, model = adapter.adapters[-1], first.generator, first.reader.model
+    directory = models.tokenizer_dir(ModelConfig(path=adapter.base), adapter)
+    template = templates.load("auto", directory)
+    if template.tokenizer.hash != first.tokenizer.hash or model is None:
+        return None
+    try:
+        deltas = deltas_of(folder)
+        if "lm_head" in deltas:  # the reader takes the head as it is
+            return None
+        cast(Any, engine).add_adapter(label, deltas)
+    except ConfigError:  # DoRA, whole modules, a family without the interface
+        return None
+    return dataclasses.replace(
+        first,
+        name=label,
+        template=template,
+        system=adapter.card().get("system"),
+        reader=Reader(model, deltas=deltas),
+        defaults=defaults(template, folder),
+        description=f"{adapter.spec} → {folder} (beside its base)",
+        adapter=label,
+        notes=template.notes,
+    )
+
+
+def _check_base(model: source.Source, label: str, adapter: source.Source) -> None:
+    under = adapter.adapters if adapter.checkpoint is not None else adapter.adapters[:-1]
+    base = source.Source(adapter.spec, adapter.base, under)
+    whole = source.Source(model.spec, model.base, model.adapters, model.checkpoint)
+    tuned = adapter.checkpoint is not None or bool(adapter.adapters)
+    if tuned and source.content_hash(base) == source.content_hash(whole):
+        return
+    raise ServeError(
+        "S104",
+        f"the adapter `{label}` was not trained on {model.spec}",
+        where=f"--adapter {label}={adapter.spec}",
+        fix="serve it as a model of its own",
+    )
+
+
+def _writer(spec: str, name: str, slots: int) -> Offer:
+    from tunesmith.generation.torch import TorchGenerator
+    from tunesmith.models.reading import Reader
+
+    loaded = models.load(spec)
+    generator = TorchGenerator(loaded.model, loaded.tokenizer, max_rows=slots)
+    plain = defaults(loaded.template, loaded.path)
+    return Offer(
+        name,
+        loaded.template,
+        loaded.system,
+        generator,
+        Reader(loaded.model),
+        plain,
+        generator.context,
+        loaded.description,
+        constrain=lambda schema: generator.constraint(schema=schema, stops=plain.stop_ids),
+        notes=(*loaded.template.notes, *generator.notes),
+    )
+
+
+def _scorer(found: source.Source, name: str) -> Offer:
+    """A reward model: a head beside an adapter or a language model, or a classifier."""
+    platform.prepare()
+    import torch
+
+    from tunesmith.models import classifier
+    from tunesmith.models.reading import Reader
+
+    if found.checkpoint is not None or found.top is None:
+        raise EnvironmentFault(
+            "E201",
+            f"the reward model `{found.spec}` has no final/ yet",
+            fix="let the run finish, or `tunesmith resume` it",
+        )
+    config = ModelConfig(path=found.base)
+    directory = models.tokenizer_dir(config, found)
+    compute, device = platform.choose_dtype("auto"), platform.device()
+    dtype = getattr(torch, compute)
+    backbone: Any
+    if _is_classifier(found.top):
+        backbone, weight_1D = classifier.load(found.top, dtype, device)
+    else:
+        start = models.Origin(found, directory, "")
+        hf = models.weights(start, config, dtype=compute, device=device, seed=0)
+        head = classifier.head(found.top)
+        if head is None:
+            raise EnvironmentFault("E208", f"`{found.spec}` has no score.safetensors")
+        backbone, weight_1D = hf.base_model, head.to(device)
+    template = templates.load("auto", directory)
+    reach = backbone.config.get_text_config().to_dict().get("max_position_embeddings")
+    return Offer(
+        name,
+        template,
+        found.card().get("system"),
+        None,
+        Reader(None, backbone=backbone, weight_1D=weight_1D),
+        Sampling(),
+        reach if isinstance(reach, int) and reach > 0 else None,
+        f"{found.spec} → {found.top} (reward model)",
+    )
+
+
+def _is_classifier(path: Path) -> bool:
+    config = path / "config.json"
+    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return any("ForSequenceClassification" in name for name in found.get("architectures") or ())
+
+
+def defaults(template: Any, path: Path | None) -> Sampling:
+    """How a model samples unless told: as its generation config says; greedy where it is silent."""
+    config = _generation_config(path)
+    names = {"repetition_penalty"}
+    if config.get("do_sample"):
+        names |= {"temperature", "top_k", "top_p", "min_p", "typical_p"}
+    known = {field.name for field in fields(Sampling)}
+    advised = {n: config[n] for n in names & known if config.get(n) is not None}
+    ends = config.get("eos_token_id")
+    stops = {*template.stop_ids, template.tokenizer.eos_id}
+    stops |= set(ends if isinstance(ends, list) else [ends])
+    stop = tuple(template.stop_strings)
+    return Sampling(**advised, stop=stop, stop_ids=tuple(sorted(stops - {None})))
+
+
+def _generation_config(path: Path | None) -> dict[str, Any]:
+    file = path / "generation_config.json" if path is not None else None
+    if file is None or not file.is_file():
+        return {}
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,228 @@
+"""JSON schemas as grammars: the part of the language that says what a text may look like.
+
+Supported: `type` (one or several), `properties`, `required`, `additionalProperties` (true, false
+or a schema), `items`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern` (of the whole
+string), `enum`, `const`, `anyOf`, `oneOf` (as anyOf), `$ref` within the schema, and `true`.
+Properties come in the schema's order, those not required may be left out; others are written only
+where `additionalProperties` is a schema or true, after the named ones. Annotations are skipped;
+every other keyword is refused by name, for ignoring it would break what was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tunesmith.errors import ConfigError
+from tunesmith.generation import pattern_impl
+from tunesmith.generation.grammar_impl import (
+    EMPTY,
+    Bytes,
+    Choice,
+    Repeat,
+    Rule,
+    Series,
+    characters,
+    maybe,
+    text,
+)  # fmt: skip
+
+_NOTES = {
+    "title", "description", "default", "examples", "example", "$schema", "$id", "$comment",
+    "$defs", "definitions", "deprecated", "readOnly", "writeOnly", "strict",
+}  # fmt: skip
+_KNOWN = {
+    "type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems",
+    "minLength", "maxLength", "pattern", "enum", "const", "anyOf", "oneOf", "$ref",
+}  # fmt: skip
+INDENT = 32
+"""Most spaces after a line break: without a bound a model may write white space for ever."""
+
+
+def _byte(*allowed: int) -> Bytes:
+    return Bytes(frozenset(allowed))
+
+
+SPACE = Choice((EMPTY, text(" "), Series((text("\n"), Repeat(_byte(32), 0, INDENT)))))
+_DIGIT = _byte(*range(48, 58))
+INTEGER = Series(
+    (maybe(text("-")), Choice((text("0"), Series((_byte(*range(49, 58)), Repeat(_DIGIT, 0, 18))))))
+)
+NUMBER = Series((
+    INTEGER,
+    maybe(Series((text("."), Repeat(_DIGIT, 1, 24)))),
+    maybe(Series((_byte(69, 101), maybe(_byte(43, 45)), Repeat(_DIGIT, 1, 3)))),
+))  # fmt: skip
+_HEX = _byte(*b"0123456789abcdefABCDEF")
+_ESCAPE = Series(
+    (text("\\"), Choice((_byte(*b'"\\/bfnrt'), Series((text("u"), Repeat(_HEX, 4, 4))))))
+)
+LETTER = Choice((characters([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)]), _ESCAPE))
+STRING = Series((text('"'), Repeat(LETTER), text('"')))
+
+
+def grammar(schema: Any) -> Any:
+    """The grammar of the JSON texts that a schema allows; None: any object.
+
+    Raises:
+        ConfigError: G126, a keyword that is not supported, or a schema that is none.
+    """
+    reader = _Reader(schema)
+    node = reader.node({"type": "object"} if schema is None else schema, "$")
+    return Series((SPACE, node))  # some tokenizers begin every answer with a space
+
+
+class _Reader:
+    """Reads one schema; references become rules, so they may be recursive."""
+
+    def __init__(self, root: Any):
+        self.root = root
+        self.rules: dict[str, Rule] = {}
+        self.any = Rule("any")
+        self.any.node = Choice((
+            STRING, NUMBER, text("true"), text("false"), text("null"),
+            self._members([], Series((STRING, text(":"), SPACE, self.any))),
+            self._listed(self.any, 0, None),
+        ))  # fmt: skip
+
+    def node(self, schema: Any, where: str) -> Any:
+        """The grammar of one schema."""
+        if schema is True or schema == {}:
+            return self.any
+        if not isinstance(schema, dict):
+            raise _wrong(where, f"{json.dumps(schema)} is no schema")
+        odd = sorted(schema.keys() - _KNOWN - _NOTES)
+        if odd:
+            raise _wrong(where, f"`{odd[0]}` is not supported")
+        if "$ref" in schema:
+            return self._referred(schema["$ref"], where)
+        for name in ("anyOf", "oneOf"):
+            if name in schema:
+                options = _checked(schema[name], list, f"{where}.{name}")
+                pairs = enumerate(options)
+                return Choice(tuple(self.node(o, f"{where}.{name}[{at}]") for at, o in pairs))
+        if "const" in schema or "enum" in schema:
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            values = _checked(values, list, f"{where}.enum")
+            return Choice(tuple(text(json.dumps(v, ensure_ascii=False)) for v in values))
+        return self._typed(schema, where)
+
+    def _typed(self, schema: dict[str, Any], where: str) -> Any:
+        kinds = schema.get("type")
+        if kinds is None:
+            kinds = "object" if "properties" in schema else "array" if "items" in schema else None
+        if kinds is None and "pattern" in schema:
+            kinds = "string"
+        if kinds is None:
+            return self.any
+        if isinstance(kinds, list):
+            return Choice(tuple(self._typed({**schema, "type": kind}, where) for kind in kinds))
+        plain = {
+            "integer": INTEGER, "number": NUMBER, "null": text("null"),
+            "boolean": Choice((text("true"), text("false"))),
+        }  # fmt: skip
+        if kinds in plain:
+            return plain[kinds]
+        if kinds == "string":
+            return self._string(schema, where)
+        if kinds == "array":
+            least, most = _bounds(schema, "minItems", "maxItems", where)
+            return self._listed(self.node(schema.get("items", True), f"{where}.items"), least, most)
+        if kinds == "object":
+            return self._object(schema, where)
+        raise _wrong(where, f"`{kinds}` is no type")
+
+    def _string(self, schema: dict[str, Any], where: str) -> Any:
+        least, most = _bounds(schema, "minLength", "maxLength", where)
+        if "pattern" not in schema:
+            return Series((text('"'), Repeat(LETTER, least, most), text('"')))
+        if least or most is not None:
+            raise _wrong(where, "`pattern` beside a length is not supported")
+        pattern = _checked(schema["pattern"], str, f"{where}.pattern")
+        if any(sign in pattern for sign in '"\\.') or "[^" in pattern:
+            # what may match a quote or a backslash would end the string
+            raise _wrong(f"{where}.pattern", "only literals, classes of named characters, groups")
+        return Series((text('"'), pattern_impl.grammar(pattern), text('"')))
+
+    def _object(self, schema: dict[str, Any], where: str) -> Any:
+        named = _checked(schema.get("properties", {}), dict, f"{where}.properties")
+        required = _checked(schema.get("required", []), list, f"{where}.required")
+        unknown = [name for name in required if name not in named]
+        if unknown:
+            raise _wrong(where, f"`{unknown[0]}` is required and no property")
+        members = []
+        for name, value in named.items():
+            key = text(json.dumps(name, ensure_ascii=False))
+            node = self.node(value, f"{where}.{name}")
+            members.append((Series((key, text(":"), SPACE, node)), name in required))
+        extra = schema.get("additionalProperties", not named)
+        other = None
+        if extra is not False:
+            value = self.node(extra, f"{where}.additionalProperties")
+            other = Series((STRING, text(":"), SPACE, value))
+        return self._members(members, other)
+
+    def _members(self, members: list[tuple[Any, bool]], other: Any) -> Any:
+        """`{` members `}`: in order, the optional ones may be left out."""
+        between = Series((text(","), SPACE))
+        more = EMPTY if other is None else Repeat(Series((between, other)))
+        first = EMPTY if other is None else maybe(Series((other, more)))
+        for node, needed in reversed(members):
+            begins, follows = Series((node, more)), Series((between, node, more))
+            first, more = (
+                begins if needed else Choice((begins, first)),
+                follows if needed else Choice((follows, more)),
+            )
+        return Series((text("{"), SPACE, first, SPACE, text("}")))
+
+    def _listed(self, item: Any, least: int, most: int | None) -> Any:
+        begin, end = Series((text("["), SPACE)), Series((SPACE, text("]")))
+        if most == 0:
+            return Series((begin, end))
+        rest = Repeat(
+            Series((text(","), SPACE, item)),
+            max(least - 1, 0),
+            None if most is None else most - 1,
+        )
+        whole = Series((item, rest))
+        return Series((begin, whole if least else maybe(whole), end))
+
+    def _referred(self, reference: Any, where: str) -> Any:
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            raise _wrong(where, f"`$ref` {reference!r} is not within the schema")
+        if reference not in self.rules:
+            target = self.root
+            for part in reference.lstrip("#").strip("/").split("/") if reference != "#" else []:
+                part = part.replace("~1", "/").replace("~0", "~")
+                if not isinstance(target, dict) or part not in target:
+                    raise _wrong(where, f"`$ref` {reference!r} leads nowhere")
+                target = target[part]
+            rule = self.rules[reference] = Rule(reference)
+            rule.node = self.node(target, reference)
+        return self.rules[reference]
+
+
+def _bounds(schema: dict, low: str, high: str, where: str) -> tuple[int, int | None]:
+    least, most = schema.get(low, 0), schema.get(high)
+    for value in (least, 0 if most is None else most):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise _wrong(where, f"`{low}` and `{high}` are whole numbers")
+    if max(least, most or 0) > pattern_impl.MOST or (most is not None and most < least):
+        raise _wrong(where, f"`{low}` to `{high}` goes to {pattern_impl.MOST:,} at most")
+    return least, most
+
+
+def _checked(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind) or (kind is list and not value and "required" not in where):
+        raise _wrong(where, f"{json.dumps(value)} is not what belongs here")
+    return value
+
+
+def _wrong(where: str, why: str) -> ConfigError:
+    return ConfigError(
+        "G126",
+        "the JSON schema can't be a constraint",
+        where=where,
+        why=why,
+        fix="docs/generation.md lists the keywords that are supported",
+    )

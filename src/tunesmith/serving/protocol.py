@@ -1,0 +1,63 @@
+"""uvicorn's HTTP/1.1 protocol with the patience of a public server.
+
+Headers that trickle in and clients that stop reading cost a socket and nothing else, and that not
+for ever (slowloris and its mirror image).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 10.0
+"""From the first byte of a request (or the connection) to the end of its headers."""
+STALL_SECONDS = 30.0
+"""How long a client may leave a full buffer unread."""
+
+
+class PatientProtocol(H11Protocol):
+    """H11Protocol with two alarm clocks."""
+
+    _late: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for clock in (self._late, self._stalled):
+            if clock is not None:
+                clock.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _expect(self) -> None:
+        """Runs the clock while the headers of a request are not complete."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and self._late is not None:
+            self._late.cancel()
+            self._late = None
+        elif not answering and self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._late = None
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not answering and not self.transport.is_closing():
+            self.transport.close()
