@@ -337,3 +337,29 @@ def test_an_adapter_from_peft_files(llama, tmp_path):
     dora.save(other, tmp_path / "dora")
     with pytest.raises(ConfigError, match="G123"):
         generator.add_adapter("dora", tmp_path / "dora")
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_of_the_model_itself(llama, dora):
+    """In evaluation its deltas are in the copy of the weights; switched off they are out again."""
+    import copy
+
+    from tunesmith.tuners.lora import LoraConfig, LoraTuner
+
+    hf = copy.deepcopy(llama)
+    tuner = LoraTuner(LoraConfig(r=4, use_dora=dora))
+    tuner.apply(hf)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape) * 0.2)
+    hf.eval()
+    generator = TorchGenerator(hf)
+    found = tokens(generator.generate(requests(LONG)))
+    with tuner.reference(hf):
+        assert tokens(generator.generate(requests(LONG))) == {
+            str(i): reference(llama, ids) for i, ids in enumerate(LONG)
+        }
+    assert tokens(generator.generate(requests(LONG))) == found
+    tuner.merge(hf)
+    assert found == {str(i): reference(hf, ids) for i, ids in enumerate(LONG)}

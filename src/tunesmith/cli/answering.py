@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.errors import RunError
+from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -35,9 +35,13 @@ OPTIONS: dict[str, Any] = {
     ],
     "frequency_penalty": Annotated[float | None, typer.Option(help="… each time it was said.")],
     "seed": Annotated[int | None, typer.Option(help="The same seed gives the same answer.")],
+    "schema": Annotated[
+        Path | None, typer.Option(help="JSON schema file: answers are JSON that it allows.")
+    ],
     "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
 }
-"""Options by the names of Sampling's fields; not given: as the model's generation config says."""
+"""Options by the names of Sampling's fields, and the schema; not given: as the model's generation
+config says."""
 
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,6 +77,8 @@ class Voice:
     loaded: Any
     generator: Any
     sampling: Sampling
+    schema: list[Any]
+    """The JSON schema of answers, in a list; empty if there is none."""
 
     @classmethod
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
@@ -81,6 +87,8 @@ class Voice:
         from tunesmith.generation import base
         from tunesmith.generation.torch import TorchGenerator
 
+        given = dict(given)
+        schema = read_schema(given.pop("schema", None))
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
@@ -93,7 +101,7 @@ class Voice:
         generator = TorchGenerator(loaded.model, loaded.tokenizer)
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling)
+        return cls(spec, loaded, generator, sampling, schema)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -108,16 +116,16 @@ class Voice:
         begins = tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]
         return tuple([tokenizer.bos_id, *ids] if begins else ids)
 
-    def request(self, id: str, ids: tuple[int, ...], *schema: Any) -> Request:
-        """A request with the sampling chosen; with a JSON schema if one is given.
+    def request(self, id: str, ids: tuple[int, ...]) -> Request:
+        """A request with the sampling and the schema chosen.
 
         Raises:
             ConfigError: G124, G126, the answer can't be kept within the schema.
         """
         rule = None
-        if schema:
+        if self.schema:
             stops = self.sampling.stop_ids
-            rule = self.generator.constraint(schema=schema[0], stops=stops)
+            rule = self.generator.constraint(schema=self.schema[0], stops=stops)
         return Request(id, ids, self.sampling, constraint=rule)
 
     def stream(self, request: Request) -> Iterator[Event]:
@@ -140,6 +148,22 @@ class Voice:
             why="Its weights hold NaN or infinity, or overflow in the compute type.",
             fix="use an earlier checkpoint: tunesmith runs show lists them",
         )
+
+
+def read_schema(path: Path | None) -> list[Any]:
+    """The schema in a file, in a list; an empty list if there is no file.
+
+    Raises:
+        ConfigError: G126, it can't be read.
+    """
+    if path is None:
+        return []
+    try:
+        return [jsonlib.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "G126", "the JSON schema can't be read", where=str(path), why=str(error)
+        ) from None
 
 
 def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:

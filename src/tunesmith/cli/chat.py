@@ -123,9 +123,7 @@ class Talker:
         return ids
 
     def _request(self, ids: tuple[int, ...]) -> Any:
-        from tunesmith.types import Request
-
-        return Request("check", ids, self.voice.sampling)
+        return self.voice.request("answer", ids)
 
 
 def lines() -> Iterator[str]:

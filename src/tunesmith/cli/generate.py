@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,9 +38,6 @@ def command(
         bool, typer.Option("--raw", help="Continue the text, no chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    schema: Annotated[
-        Path | None, typer.Option(help="JSON schema file: answers are JSON that it allows.")
-    ] = None,
     json: Annotated[bool, output.JSON] = False,
     sampling: dict | None = None,
 ) -> None:
@@ -60,16 +56,15 @@ def command(
         questions = [Question(text, (Message.of("user", text),))]
     else:
         questions = list(read(input, raw))
-    rules = _schema(schema)
     voice = Voice.load(model, sampling or {})
     ids = [question.ids(voice, raw, system) for question in questions]
     if input is None and output_ is None:
-        _one(voice, questions[0], voice.request("answer", ids[0], *rules), json)
+        _one(voice, questions[0], voice.request("answer", ids[0]), json)
         return
-    told = made_with(voice, raw=raw, system=system, schema=rules)
+    told = made_with(voice, raw=raw, system=system, schema=voice.schema)
     file = AnswerFile(output_, told)
     file.check([question.line() for question in questions])
-    requests = [voice.request(str(at), one, *rules) for at, one in enumerate(ids)]
+    requests = [voice.request(str(at), one) for at, one in enumerate(ids)]
     answer_all(voice, requests, file, lambda at, events: _line(questions[at], events))
 
 
@@ -139,22 +134,6 @@ def _of_sample(sample: Any, where: str) -> Question:
     if not messages:
         raise DataError("D403", "the row asks nothing", where=where)
     return Question(messages[-1].text, messages, reference, where)
-
-
-def _schema(path: Path | None) -> list[Any]:
-    """The schema in a file, in a list; an empty list if there is no file.
-
-    Raises:
-        ConfigError: G126, it can't be read.
-    """
-    if path is None:
-        return []
-    try:
-        return [jsonlib.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "G126", "the JSON schema can't be read", where=str(path), why=str(error)
-        ) from None
 
 
 def _one(voice: Voice, question: Question, request: Request, json: bool) -> None:

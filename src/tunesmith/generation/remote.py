@@ -1,4 +1,4 @@
-"""Any engine that speaks OpenAI's completions over HTTP (vLLM, SGLang, tunesmith serve)."""
+"""Any engine that speaks OpenAI's completions over HTTP (vLLM, SGLang)."""
 
 from __future__ import annotations
 
