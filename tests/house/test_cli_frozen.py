@@ -22,6 +22,7 @@ VERBS = (
     "merge",
     "chat",
     "generate",
+    "score",
     "config",
     "model",
     "demo",

@@ -54,7 +54,7 @@ def origin(recipe: Recipe) -> Origin:
         )
     if config.path is not None:
         found = source.language_model(config.path, recipe.output.dir)
-        directory = _tokenizer_dir(config, found)
+        directory = tokenizer_dir(config, found)
         return Origin(found, directory, source.content_hash(found))
     if config.tokenizer is None:
         raise ConfigError(
@@ -63,12 +63,12 @@ def origin(recipe: Recipe) -> Origin:
             where="model.tokenizer",
             fix="set model.tokenizer=DIRECTORY or builtin:tiny",
         )
-    directory = _tokenizer_dir(config, None)
+    directory = tokenizer_dir(config, None)
     drawn = json.dumps([dict(config.config or {}), recipe.train.seed], sort_keys=True)
     return Origin(None, directory, hashlib.sha256(drawn.encode()).hexdigest())
 
 
-def _tokenizer_dir(config: ModelConfig, found: Source | None) -> Path:
+def tokenizer_dir(config: ModelConfig, found: Source | None) -> Path:
     if config.tokenizer is not None:
         return source.locate(config.tokenizer).top or Path(config.tokenizer)
     assert found is not None
@@ -135,9 +135,11 @@ def _overlay(hf: Any, path: Path) -> None:
     parameters = dict(hf.named_parameters())
     import torch
 
+    own = recipe.stage.kind == "reward"  # its head is no part of the language model
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            if not (own and name.startswith("score.")):
+                parameters[name].copy_(tensor)
     if tuner.mergeable:
         tuner.merge(hf)
 
@@ -191,7 +193,7 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
         config = recipe.model if not found.base else config
         directory = origin(recipe).tokenizer_dir
     else:
-        directory = _tokenizer_dir(config, found)
+        directory = tokenizer_dir(config, found)
         system = found.card().get("system")
     compute = platform.choose_dtype(dtype)
     start = Origin(found, directory, "")

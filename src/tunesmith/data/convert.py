@@ -203,6 +203,8 @@ def _preference(pair: Preference) -> Row:
         row = {n: [_message(m) for m in part] for n, part in zip(names, parts, strict=True)}
     if pair.prompt.tools:
         row["tools"] = [dict(tool) for tool in pair.prompt.tools]
+    if pair.margin:
+        row["margin"] = pair.margin
     return row
 
 
