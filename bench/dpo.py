@@ -7,9 +7,9 @@ rate is pairs per second from the first thing a trainer does with the loaded mod
 update: ours includes the reference, which is computed before the first update; TRL's computes it at
 every step. Peak memory is what the kernel says of the process. The losses of the first step must
 be log 2, and the last ones of both agree. The machine's load is noted before each process: ratios
-of a busy machine are printed and never kept. The last line is one JSON object:
-{"bench", "ratios", "load", "ours", "peers"}; with --gate the exit code is 6 where we are not 3 times as
-fast in at most half the memory.
+of a busy machine are printed and never kept. The last line is one JSON object: {"bench", "ratios",
+"load", "ours", "peers"}. With --gate the exit code is 6 where we are not 3 times as fast in at most
+half the memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reward models and DPO on real pairs and real models: they learn, by adapter and by every weight."""
+"""Reward models and DPO on real pairs and real models, by adapter and by every weight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORIES = "models/stories260K/hf"
 
 @pytest.fixture
 def train(shared_data, tmp_path):
-    """`train(model, data, stage, tuner, rate, steps)`: a run on the first 64 rows of a real file."""
+    """`train(model, data, stage, tuner, rate, steps)`: a run on 64 rows of a real file."""
 
     def train(model: str, data: str, stage, tuner, rate: float, steps: int = 40):
         small = not model.startswith("builtin:")

@@ -1,4 +1,4 @@
-"""The whole chain on the embedded model, by the shipped recipes: pretrain, SFT, reward model, DPO."""
+"""The whole chain on the embedded model, by the shipped recipes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""LAW: every stage trains with every tuner, or the pair is refused, with a reason, before any weight
-is read."""
+"""LAW: every stage trains with every tuner, or the pair is refused, with a reason, before any
+weight is read."""
 
 from __future__ import annotations
 
