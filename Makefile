@@ -42,8 +42,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 chain: $(VENV)/.base
-	@for link in 1-pretrain 2-sft 3-reward 4-dpo; do \
-	  $(BIN)/tunesmith train chain/$$link $(ARGS) || exit $$?; done
+	@folder=$$(mktemp -d) && for link in 1-pretrain 2-sft 3-reward 4-dpo; do \
+	  $(BIN)/tunesmith train chain/$$link output.dir=$$folder $(ARGS) || exit $$?; done; \
+	  $(BIN)/tunesmith score $$folder/chain-reward builtin:demo/pairs.jsonl -o $$folder/scores.jsonl
 
 bench: $(VENV)/.parity
 	$(BIN)/python bench/train.py $(ARGS)

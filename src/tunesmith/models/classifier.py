@@ -34,7 +34,11 @@ def save(hf: nn.Module, weight_1D: Tensor, path: Path) -> None:
     """
     head = {"score.weight": weight_1D.detach().cpu().contiguous()}
     save_file(head, path / HEAD, metadata={"format": "pt"})
-    if (path / "adapter_config.json").is_file():
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():
+        # Called a causal model's, PEFT would not lay it over a classifier.
+        fields = json.loads(adapter.read_text(encoding="utf-8")) | {"task_type": None}
+        adapter.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return
     made = classifier(hf, weight_1D)
     if made is not None:
