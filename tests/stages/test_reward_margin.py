@@ -90,7 +90,7 @@ def test_the_loss_of_each_pair_asks_for_its_margin(layout, weight, stage, model)
         for i, margin in enumerate(MARGINS)
     )
     found = stage.loss(model, batch).terms["ranking"].sum.item()
-    assert found == pytest.approx(wanted, rel=1e-6)
+    assert found == pytest.approx(weight * wanted, rel=1e-6)
 
 
 def test_the_golden_number():

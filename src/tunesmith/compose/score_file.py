@@ -112,9 +112,8 @@ def score_file(scorer: Scorer, data: str | Path, out: Path, say: Say) -> Summary
     summary = Summary()
     for line in found:
         summary.add(line)
-    chunks = itertools.batched if hasattr(itertools, "batched") else _batched
     with aside.open("a", encoding="utf-8") as file:
-        for number, chunk in enumerate(chunks(lines(scorer, data, say), CHUNK)):
+        for number, chunk in enumerate(_chunks(lines(scorer, data, say), CHUNK)):
             if number < len(found) // CHUNK:
                 continue
             for line in scored(scorer, chunk):
@@ -127,8 +126,8 @@ def score_file(scorer: Scorer, data: str | Path, out: Path, say: Say) -> Summary
     return summary
 
 
-def _batched(rows: Iterator[Line], size: int) -> Iterator[tuple[Line, ...]]:
-    """itertools.batched, which Python 3.11 does not have."""
+def _chunks(rows: Iterator[Line], size: int) -> Iterator[tuple[Line, ...]]:
+    """Rows by `size`, the last ones fewer (itertools.batched of Python 3.12)."""
     while chunk := tuple(itertools.islice(rows, size)):
         yield chunk
 

@@ -33,7 +33,8 @@ class RewardStage(pairs.PairStage):
     margins by row: arXiv:2307.09288, eq. 2).
 
     Scores are read at last tokens, so weights there are free to carry a row's margin m: 1 + m on
-    the chosen side, 1 on the rejected. Their ratio stays, whatever a source's weight multiplies.
+    the chosen side, 1 on the rejected. A source's weight w makes them w·(1 + m) and w: both are
+    found again, and w multiplies the pair's loss.
     """
 
     Config = RewardConfig
@@ -76,11 +77,11 @@ class RewardStage(pairs.PairStage):
         from torch.nn.functional import logsigmoid
 
         scores = pairs.sides(self.scores(model, batch))
-        asked_P = self.config.margin + _margins(batch).to(scores.chosen_P)
-        losses_P = -logsigmoid(scores.margin_P - asked_P)
+        margin_P, weight_P = (found.to(scores.chosen_P) for found in _carried(batch))
+        losses_P = -weight_P * logsigmoid(scores.margin_P - self.config.margin - margin_P)
         terms = {"ranking": Term(losses_P.sum(), "rows")}
         if self.config.center_rewards_coefficient:
-            squares_P = (scores.chosen_P + scores.rejected_P) ** 2
+            squares_P = weight_P * (scores.chosen_P + scores.rejected_P) ** 2
             coefficient = self.config.center_rewards_coefficient
             terms["centring"] = Term(squares_P.sum(), "rows", coefficient)
         return Loss(terms, pairs.metrics(scores))
@@ -118,7 +119,7 @@ def _carrying(margin: float, examples: tuple[Example, ...]) -> tuple[Example, ..
     return tuple(carried)
 
 
-def _margins(batch: Batch) -> Tensor:
-    """The margin of each pair, shape (P,)."""
+def _carried(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The margin of each pair and the weight of its source, shape (P,) each."""
     weights_N = batch.weights_BT.reshape(-1)[_last(batch)]
-    return weights_N[0::2] / weights_N[1::2] - 1
+    return weights_N[0::2] / weights_N[1::2] - 1, weights_N[1::2]

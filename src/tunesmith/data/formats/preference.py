@@ -86,8 +86,9 @@ def _alpaca(row: Row, outputs: Any, config: DataConfig) -> Preference:
     if not isinstance(outputs, list) or len(outputs) < 2:
         base.bad(row, "D122", "`output` is no list of two answers: chosen, rejected")
     chosen, rejected = (base.text(row, outputs[i], f"output[{i}]") for i in (0, 1))
-    answers = ((Message.of("assistant", text),) for text in (chosen, rejected))
-    return Preference(Conversation(messages), *answers, _margin(row, base.row_object(row)))
+    sides = [(Message.of("assistant", text),) for text in (chosen, rejected)]
+    margin = _margin(row, base.row_object(row))
+    return Preference(Conversation(messages), sides[0], sides[1], margin)
 
 
 def _margin(row: Row, value: Mapping[str, Any]) -> float:
