@@ -157,3 +157,30 @@ def test_kto(config, tiny_model, tmp_path):
     assert max(m["kl"] for m in found) > 1e-4  # the reference point is not always zero
     for ours, peer in zip(found, wanted, strict=True):
         assert ours["kl"] == pytest.approx(peer["kl"], rel=1e-3, abs=1e-5)
+
+
+def test_reward_with_margins(tiny_model, tmp_path):
+    """A column `margin` in both; TRL starts from the head that our seed draws."""
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    margins = [(0.0, 0.5, 1.0, 3.0)[at % 4] for at in range(len(shared.pairs()))]
+    rows = [{**row, "margin": m} for row, m in zip(shared.pairs(), margins, strict=True)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = {"kind": "reward", "center_rewards_coefficient": 0.05}
+    start = shared.run_of(tiny_model, data, tmp_path / "start", stage, rate=0.0, steps=1)
+    model = AutoModelForSequenceClassification.from_pretrained(start.model_path())
+    tokens = [
+        {
+            "chosen_ids": row["prompt_ids"] + row["chosen_ids"],
+            "rejected_ids": row["prompt_ids"] + row["rejected_ids"],
+            "margin": margin,
+        }
+        for row, margin in zip(encoded(tiny_model), margins, strict=True)
+    ]
+    folder = arguments(tmp_path / "peer")
+    settings = RewardConfig(**folder, max_length=None, center_rewards_coefficient=0.05)
+    found = shared.ours(tiny_model, data, tmp_path, stage)
+    wanted = theirs(RewardTrainer, tiny_model, tokens, model, args=settings)
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in wanted], rel=2e-5)
