@@ -190,6 +190,37 @@ def test_a_file_that_is_there_is_kept(runs, pairs, tmp_path, capsys):
     assert lines(tmp_path / "pairs.jsonl") == pairs[:1]
 
 
+@pytest.mark.parametrize("text", ["", '{"odd": 1}\n', "{torn\n"])
+def test_data_without_a_row_to_score_leaves_nothing(text, runs, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert score(runs["full"].path, tmp_path / "rows.jsonl", tmp_path / "out.jsonl") == 3
+    assert "error[D" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_run_from_scratch_scores_at_any_checkpoint(tiny_model, pairs, tmp_path, capsys):
+    data = write(tmp_path / "pairs.jsonl", pairs[:9])
+    shape = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
+             "num_hidden_layers": 1, "num_attention_heads": 4}  # fmt: skip
+    run = compose.train(
+        recipe.from_dict(
+            {
+                "model": {"config": shape, "tokenizer": str(tiny_model)},
+                "stage": "reward",
+                "tuner": "full",
+                "data": {"train": data, "num_proc": 1},
+                "train": {"max_steps": 2, "dtype": "float32", "save_steps": 1},
+                "output": {"dir": str(tmp_path / "runs"), "name": "scratch"},
+            }
+        )
+    )
+    for name, place in (("last", run.path), ("step-2", f"{run.path}@step-2")):
+        assert score(place, data, tmp_path / f"{name}.jsonl") == 0
+    last, step = lines(tmp_path / "last.jsonl"), lines(tmp_path / "step-2.jsonl")
+    for a, b in zip(last, step, strict=True):
+        assert a["chosen"] == pytest.approx(b["chosen"], abs=1e-5)
+
+
 def test_a_language_model_has_no_scores(tiny_model, tmp_path):
     with pytest.raises(ExportError) as caught:
         scoring.load(str(tiny_model))

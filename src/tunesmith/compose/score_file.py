@@ -54,7 +54,7 @@ class Summary:
     scored: int = 0
     not_scored: int = 0
     truncated: int = 0
-    """Tokens that the length policy cut away in this sitting."""
+    """Tokens that the length policy cut away."""
     pairs: int = 0
     ranked: int = 0
     """Pairs whose chosen answer scores higher; ties count as wrong."""
@@ -112,16 +112,20 @@ def score_file(scorer: Scorer, data: str | Path, out: Path, say: Say) -> Summary
     summary = Summary()
     for line in found:
         summary.add(line)
-    with aside.open("a", encoding="utf-8") as file:
-        for number, chunk in enumerate(_chunks(lines(scorer, data, say), CHUNK)):
-            if number < len(found) // CHUNK:
-                continue
-            for line in scored(scorer, chunk):
-                summary.add(line)
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            summary.truncated += sum(e.truncated for row in chunk for e in row.sides.values())
-            say("scored", f"{summary.rows:,} rows")
+    try:
+        with aside.open("a", encoding="utf-8") as file:
+            for number, chunk in enumerate(_chunks(lines(scorer, data, say), CHUNK)):
+                summary.truncated += sum(e.truncated for row in chunk for e in row.sides.values())
+                if number < len(found) // CHUNK:
+                    continue
+                for line in scored(scorer, chunk):
+                    summary.add(line)
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                say("scored", f"{summary.rows:,} rows")
+    finally:
+        if aside.is_file() and not aside.stat().st_size:
+            aside.unlink()  # nothing was begun
     aside.replace(out)
     return summary
 
@@ -168,10 +172,8 @@ def lines(scorer: Scorer, data: str | Path, say: Say) -> Iterator[Line]:
     first = list(itertools.islice(found, DETECT_ROWS))
     good = [row for row in first if isinstance(row, Row)]
     if not good:
-        refused = [row for row in first if isinstance(row, DataError)]
-        raise (refused or [DataError("D203", "no rows to score", where=str(data), fix="add some")])[
-            0
-        ]
+        nothing = DataError("D203", "there are no rows to score", where=str(data), fix="add some")
+        raise next((row for row in first if isinstance(row, DataError)), nothing)
     name = formats.detect(good, None, ACCEPTS)
     reader, config = formats.load(name), DataConfig()
     say("data", f"{data}: {name} (detected)")

@@ -203,8 +203,8 @@ def content_hash(source: Source) -> str:
     A hub id is hashed by its name: its revision is pinned by the hub's own cache.
     """
     digest = hashlib.sha256()
-    folders = [Path(source.base), *source.adapters, *filter(None, [source.checkpoint])]
-    for folder in folders:
+    full = [Path(source.base)] if source.base else []  # a checkpoint from scratch has no base
+    for folder in [*full, *source.adapters, *filter(None, [source.checkpoint])]:
         if not folder.is_dir():
             digest.update(str(folder).encode())
             continue
