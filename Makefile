@@ -9,11 +9,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow lint format bench docs clean
+.PHONY: help demo chain test test-slow lint format bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       a minute, offline, on the embedded model: check, train, evaluate, merge, chat'
+	@echo 'make chain      pretrain, fine-tune, reward model, DPO on the embedded model: a minute or two'
 	@echo 'make test       the test suite, under five minutes on two cores'
 	@echo 'make test-slow  the tests marked slow: kills, parity with transformers and TRL'
 	@echo 'make lint       ruff check, ruff format --check, pyright'
@@ -39,6 +40,11 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chain: $(VENV)/.base
+	@folder=$$(mktemp -d) && for link in 1-pretrain 2-sft 3-reward 4-dpo; do \
+	  $(BIN)/tunesmith train chain/$$link output.dir=$$folder $(ARGS) || exit $$?; done; \
+	  $(BIN)/tunesmith score $$folder/chain-reward builtin:demo/pairs.jsonl -o $$folder/scores.jsonl
 
 bench: $(VENV)/.parity
 	$(BIN)/python bench/train.py $(ARGS)

@@ -84,6 +84,8 @@ class Preference:
     prompt: Conversation
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
+    margin: float = 0.0
+    """By how much the better one is better, as a difference of scores; reward models ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,10 @@ def test_a_simple_pair_is_three_texts():
     assert parsed(bad, "feedback").conversation.messages[-1].text == "b"
     (kept,) = convert.rows(pair, "alpaca")
     assert kept["output"] == "a"
-    assert convert.said(Preference, "alpaca") == "chosen answers are kept, rejected ones dropped"
+    assert (
+        convert.said(Preference, "alpaca")
+        == "chosen answers are kept, rejected ones and margins dropped"
+    )
 
 
 def test_only_desirable_answers_become_conversations():

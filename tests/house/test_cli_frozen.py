@@ -24,6 +24,7 @@ VERBS = (
     "chat",
     "generate",
     "serve",
+    "score",
     "config",
     "model",
     "demo",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.house.source import PACKAGE
 
-RECIPES = sorted((PACKAGE / "recipes").glob("*.yaml"))
+RECIPES = sorted((PACKAGE / "recipes").rglob("*.yaml"))
 SCRIPT = """
 import json, sys
 from tunesmith.cli.main import main

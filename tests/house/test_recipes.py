@@ -7,7 +7,7 @@ import pytest
 from tests.house.source import PACKAGE, ROOT
 from tunesmith import recipe as recipes
 
-RECIPES = sorted((PACKAGE / "recipes").glob("*.yaml")) + sorted((ROOT / "docs").rglob("*.yaml"))
+RECIPES = sorted((PACKAGE / "recipes").rglob("*.yaml")) + sorted((ROOT / "docs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

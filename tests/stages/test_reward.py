@@ -102,6 +102,28 @@ def test_an_adapter_keeps_its_head_beside_it(train):
     assert load_file(final / "score.safetensors")["score.weight"].shape == (1, 32)
 
 
+def test_peft_lays_the_adapter_over_a_classifier_with_our_head(train, tiny_model):
+    """As docs/alignment.md shows it; the scores are those of `tunesmith score`."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSequenceClassification
+
+    from tunesmith.compose import scoring
+    from tunesmith.types import Conversation, Message
+
+    run = train("adapter", {"kind": "lora", "r": 4}, steps=6)
+    final = run.model_path()
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    base.score.weight.data = load_file(final / "score.safetensors")["score.weight"]
+    peer = PeftModel.from_pretrained(base, str(final)).eval()
+    scorer = scoring.load(str(run.path), dtype="float32")
+    said = Message.of("user", "lamp?"), Message.of("assistant", "hill yes")
+    encoded = scorer.encode(Conversation(said)).examples
+    with torch.no_grad():
+        wanted = float(peer(torch.from_numpy(encoded[0].ids_T).long()[None]).logits)
+    assert scorer.scores(encoded) == pytest.approx([wanted], abs=1e-5)
+
+
 @pytest.mark.parametrize("tuner", ["full", "lora"])
 @pytest.mark.parametrize("selector", ["", "@step-2"])
 def test_it_can_not_be_taken_for_a_language_model(tuner, selector, train):

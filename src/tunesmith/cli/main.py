@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("Talk to a run or a model.", computes=True),
     "generate": Verb("Answer a prompt, or every row of a file.", computes=True),
     "serve": Verb("A model behind OpenAI's API, on this machine.", computes=True),
+    "score": Verb("What a reward model thinks of pairs, chats or texts.", computes=True),
     "merge": Verb("Bake an adapter into its base model.", computes=True),
     "model": Verb("What a model is made of.", computes=True),
     "config": Verb("Check and show recipes; their JSON Schema."),

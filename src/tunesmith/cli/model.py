@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import model_tokenizer, output
+from tunesmith.cli import model_head, model_tokenizer, output
 
 app = output.app(
     help="What a model is made of; its tokenizer converted, its vocabulary expanded.",
@@ -18,6 +18,7 @@ app = output.app(
         "tunesmith model info merged/ --depth 2",
         "tunesmith model convert-tokenizer old-model/",
         "tunesmith model expand-vocab builtin:tiny -o wider/ --words words.txt",
+        "tunesmith model convert-head old-reward-model/ -o reward-model/",
     ],
 )
 
@@ -29,6 +30,7 @@ def verb() -> None:
 
 app.command("convert-tokenizer")(model_tokenizer.convert_tokenizer)
 app.command("expand-vocab")(model_tokenizer.expand_vocab)
+app.command("convert-head")(model_head.convert_head)
 
 
 @app.command("info")

@@ -302,7 +302,7 @@ def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
 
 def max_forward_tokens(recipe: Recipe) -> int | None:
     """Tokens of one forward pass. On a CPU products are as fast on a thousand rows as on more, and
-    activations then stay small and in the cache (docs/adr/0013)."""
+    activations then stay small and in the cache (docs/adr/0016)."""
     wanted = recipe.train.max_forward_tokens
     if wanted != "auto":
         return wanted

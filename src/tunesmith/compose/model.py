@@ -135,9 +135,11 @@ def _overlay(hf: Any, path: Path) -> None:
     parameters = dict(hf.named_parameters())
     import torch
 
+    own = recipe.stage.kind == "reward"  # its head is no part of the language model
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            if not (own and name.startswith("score.")):
+                parameters[name].copy_(tensor)
     if tuner.mergeable:
         tuner.merge(hf)
 

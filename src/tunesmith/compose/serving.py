@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith import platform
-from tunesmith.compose import model as models, source
-from tunesmith.errors import ConfigError, EnvironmentFault, ServeError
+from tunesmith.compose import model as models, scoring, source
+from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
 from tunesmith.templates import base as templates
 from tunesmith.types import Generator, Sampling
@@ -55,7 +54,7 @@ class Offer:
 
     @property
     def scores(self) -> bool:
-        return self.reader.weight_1D is not None
+        return self.reader.head is not None
 
 
 def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> list[Offer]:
@@ -80,7 +79,7 @@ def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> 
             fix="serve each reward model by itself",
         )
     if found.scores:
-        return [_scorer(found, name)]
+        return [_scorer(spec, name)]
     tuned = {label: source.language_model(path) for label, path in adapters.items()}
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
@@ -173,52 +172,23 @@ def _writer(spec: str, name: str, slots: int) -> Offer:
     )
 
 
-def _scorer(found: source.Source, name: str) -> Offer:
-    """A reward model: a head beside an adapter or a language model, or a classifier."""
-    platform.prepare()
-    import torch
-
-    from tunesmith.models import classifier
+def _scorer(spec: str, name: str) -> Offer:
+    """A reward model: a head over an adapter, a whole model or a checkpoint."""
     from tunesmith.models.reading import Reader
 
-    if found.checkpoint is not None or found.top is None:
-        raise EnvironmentFault(
-            "E201",
-            f"the reward model `{found.spec}` has no final/ yet",
-            fix="let the run finish, or `tunesmith resume` it",
-        )
-    config = ModelConfig(path=found.base)
-    directory = models.tokenizer_dir(config, found)
-    compute, device = platform.choose_dtype("auto"), platform.device()
-    dtype = getattr(torch, compute)
-    backbone: Any
-    if _is_classifier(found.top):
-        backbone, weight_1D = classifier.load(found.top, dtype, device)
-    else:
-        start = models.Origin(found, directory, "")
-        hf = models.weights(start, config, dtype=compute, device=device, seed=0)
-        head = classifier.head(found.top)
-        if head is None:
-            raise EnvironmentFault("E208", f"`{found.spec}` has no score.safetensors")
-        backbone, weight_1D = hf.base_model, head.to(device)
-    template = templates.load("auto", directory)
-    reach = backbone.config.get_text_config().to_dict().get("max_position_embeddings")
+    scorer = scoring.load(spec)
+    hf: Any = scorer.model.hf
+    reach = hf.config.get_text_config().to_dict().get("max_position_embeddings")
     return Offer(
         name,
-        template,
-        found.card().get("system"),
+        scorer.parts.template,
+        scorer.parts.system,
         None,
-        Reader(None, backbone=backbone, weight_1D=weight_1D),
+        Reader(None, backbone=hf.base_model, head=scorer.stage.score),
         Sampling(),
         reach if isinstance(reach, int) and reach > 0 else None,
-        f"{found.spec} → {found.top} (reward model)",
+        f"{spec} → {scorer.description} (reward model)",
     )
-
-
-def _is_classifier(path: Path) -> bool:
-    config = path / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return any("ForSequenceClassification" in name for name in found.get("architectures") or ())
 
 
 def defaults(template: Any, path: Path | None) -> Sampling:

@@ -75,12 +75,12 @@ def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
     path = run.model_path(selector)
     if (path / "MANIFEST.json").is_file():
         recorded = run.info().get("base")
+        scores = run.info().get("stage") == "reward"
         if (
             recorded is None
         ):  # from scratch: the checkpoint holds all weights, the recipe the config
-            return Source(spec, "", checkpoint=path)
+            return Source(spec, "", checkpoint=path, scores=scores)
         base = locate(existing_base(recorded, run.path), root)
-        scores = run.info().get("stage") == "reward"
         return Source(spec, base.base, base.adapters, checkpoint=path, scores=scores)
     inner = locate(str(path), root)
     return Source(spec, inner.base, inner.adapters, scores=inner.scores)
@@ -203,8 +203,8 @@ def content_hash(source: Source) -> str:
     A hub id is hashed by its name: its revision is pinned by the hub's own cache.
     """
     digest = hashlib.sha256()
-    folders = [Path(source.base), *source.adapters, *filter(None, [source.checkpoint])]
-    for folder in folders:
+    full = [Path(source.base)] if source.base else []  # a checkpoint from scratch has no base
+    for folder in [*full, *source.adapters, *filter(None, [source.checkpoint])]:
         if not folder.is_dir():
             digest.update(str(folder).encode())
             continue

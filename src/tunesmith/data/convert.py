@@ -49,8 +49,11 @@ def said(source: type, target: str) -> str:
     """What changes when samples of one kind become another; empty if nothing is lost."""
     wanted = WRITERS[target][0]
     notes = {
-        (Preference, Conversation): "chosen answers are kept, rejected ones dropped",
-        (Preference, Feedback): "each pair becomes two rows: chosen true, rejected false",
+        (Preference, Conversation): "chosen answers are kept, rejected ones and margins dropped",
+        (
+            Preference,
+            Feedback,
+        ): "each pair becomes two rows: chosen true, rejected false; margins are dropped",
         (Feedback, Conversation): "only rows with label true are kept",
     }
     return notes.get((source, wanted), "")
@@ -203,6 +206,8 @@ def _preference(pair: Preference) -> Row:
         row = {n: [_message(m) for m in part] for n, part in zip(names, parts, strict=True)}
     if pair.prompt.tools:
         row["tools"] = [dict(tool) for tool in pair.prompt.tools]
+    if pair.margin:
+        row["margin"] = pair.margin
     return row
 
 

@@ -6,6 +6,7 @@ there. An interrupted encoding goes on where it was: shards that are on disk are
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -375,7 +376,7 @@ def _with_system(sample: Sample, system: str | None) -> Sample:
     if system is None:
         return sample
     if isinstance(sample, Preference):
-        return Preference(_begun(sample.prompt, system), sample.chosen, sample.rejected)
+        return dataclasses.replace(sample, prompt=_begun(sample.prompt, system))
     if isinstance(sample, Feedback):
         return Feedback(_begun(sample.conversation, system), sample.desirable)
     return _begun(sample, system) if isinstance(sample, Conversation) else sample

@@ -33,8 +33,8 @@ class Reader:
 
     Args:
         model: A language model.
-        backbone, weight_1D: Instead of the model's own, for a reward model: what gives hidden
-            states, and the head of the score.
+        backbone, head: Instead of the model's own, for a reward model: what gives hidden states,
+            and what makes a score of one.
         deltas: An adapter's, by module name: added to the model while it reads.
     """
 
@@ -43,13 +43,13 @@ class Reader:
         model: LanguageModel | None,
         *,
         backbone: nn.Module | None = None,
-        weight_1D: Tensor | None = None,
+        head: nn.Linear | None = None,
         deltas: Mapping[str, Delta] | None = None,
     ):
         self.model = model
         found: Any = backbone if model is None else model.hf.base_model
         self.backbone = found
-        self.weight_1D = weight_1D
+        self.head = head
         self.deltas = dict(deltas or {})
         self.width = int(found.config.get_text_config().hidden_size)
 
@@ -67,14 +67,14 @@ class Reader:
 
     def score(self, texts: Sequence[Sequence[int]]) -> list[float]:
         """The head's number at the last token of each text."""
-        if self.weight_1D is None:
+        if self.head is None:
             raise ValueError("a language model has no score")
         found = [0.0] * len(texts)
         with torch.no_grad():
             for rows, hidden_BTD, length_B in self._batches(texts):
                 at_B = torch.arange(len(rows), device=hidden_BTD.device)
-                last_BD = hidden_BTD[at_B, length_B - 1].to(self.weight_1D.dtype)
-                scores_B = (last_BD @ self.weight_1D[0]).tolist()
+                last_BD = hidden_BTD[at_B, length_B - 1].to(self.head.weight.dtype)
+                scores_B = self.head(last_BD)[:, 0].tolist()
                 for row, value in zip(rows, scores_B, strict=True):
                     found[row] = value
         return found

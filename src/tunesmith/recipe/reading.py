@@ -63,9 +63,9 @@ def load(
 
 def _find(path: Path) -> tuple[Path, str]:
     """The file, and its name in messages; a bare name may be that of a shipped recipe."""
-    if path.parent == Path() and not path.exists():
+    if path.parent in (Path(), Path("chain")) and not path.exists():
         folder = Path(str(resources.files("tunesmith"))) / "recipes"
-        for name in (path.name, f"{path.name}.yaml"):
+        for name in (str(path), f"{path}.yaml"):
             if (folder / name).is_file():
                 return folder / name, f"recipes/{name}"
     return path, str(path)

@@ -28,7 +28,7 @@ def encode(samples: Sequence[Feedback], parts: Parts) -> list[Encoded]:
 
     The mismatched answer is that of the next row that can be used, of those encoded together.
     """
-    found = [_fitted(sample, parts) for sample in samples]
+    found = [fitted(sample, parts) for sample in samples]
     usable = [i for i, one in enumerate(found) if not isinstance(one, Encoded)]
     if len(usable) == 1:
         return [one if isinstance(one, Encoded) else Encoded(problem=_ALONE) for one in found]
@@ -50,7 +50,7 @@ def encode(samples: Sequence[Feedback], parts: Parts) -> list[Encoded]:
 _ALONE = "a single answer has no other to be compared with"
 
 
-def _fitted(sample: Feedback, parts: Parts) -> tuple[list[EncodedTurn], int] | Encoded:
+def fitted(sample: Feedback, parts: Parts) -> tuple[list[EncodedTurn], int] | Encoded:
     """The sequence of a row, cut to fit, and the tokens cut; or why there is none."""
     talk = _last_answer_only(sample.conversation)
     encode = lambda c: parts.template.encode_batch(parts.template.render(c, system=parts.system))

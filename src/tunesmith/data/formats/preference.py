@@ -6,10 +6,12 @@ conversations, chosen, rejected      ShareGPT's turns
 chosen_messages, rejected_messages   whole conversations
 question, response_j, response_k     a question and two answer columns
 instruction, input, output: [a, b]   Alpaca's; the first is the better, a third is not used
+margin                               beside any of them: by how much the better one is better
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,7 @@ ROLES = {
     "history": ("history",),
     "system": ("system", "system_prompt"),
     "tools": ("tools",),
+    "margin": ("margin",),
     **_tags.ROLES,
 }
 SAMPLE = Preference
@@ -75,7 +78,7 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Preference:
     if system and not any(message.role == "system" for message in messages):
         messages = (Message.of("system", system), *messages)
     tools = openai.tools(row, value.get("tools"))
-    return Preference(Conversation(messages, tools), chosen, rejected)
+    return Preference(Conversation(messages, tools), chosen, rejected, _margin(row, value))
 
 
 def _alpaca(row: Row, outputs: Any, config: DataConfig) -> Preference:
@@ -83,8 +86,27 @@ def _alpaca(row: Row, outputs: Any, config: DataConfig) -> Preference:
     if not isinstance(outputs, list) or len(outputs) < 2:
         base.bad(row, "D122", "`output` is no list of two answers: chosen, rejected")
     chosen, rejected = (base.text(row, outputs[i], f"output[{i}]") for i in (0, 1))
-    answers = ((Message.of("assistant", text),) for text in (chosen, rejected))
-    return Preference(Conversation(messages), *answers)
+    sides = [(Message.of("assistant", text),) for text in (chosen, rejected)]
+    margin = _margin(row, base.row_object(row))
+    return Preference(Conversation(messages), sides[0], sides[1], margin)
+
+
+def _margin(row: Row, value: Mapping[str, Any]) -> float:
+    """The number in the column `margin`; 0 where there is none."""
+    name = base.column(ROLES, value, "margin")
+    found = value[name] if name else None
+    if found is None or found == "":
+        return 0.0
+    if isinstance(found, str):  # CSV and TSV know only text
+        try:
+            found = float(found)
+        except ValueError:
+            base.bad(row, "D122", f"`{name}` is {found!r}, not a number")
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        base.bad(row, "D122", f"`{name}` is {base.kind(found)}, not a number")
+    if not 0 <= found < math.inf:
+        base.bad(row, "D122", f"`{name}` is {found}, not a number from 0 up")
+    return float(found)
 
 
 def _prompt(row: Row, value: Mapping[str, Any], config: DataConfig) -> tuple[Message, ...]:
