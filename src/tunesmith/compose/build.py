@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tunesmith import platform
-from tunesmith.compose import data, model, samples, source
+from tunesmith.compose import data, model, samples, scoring, source
 from tunesmith.compose.display import Display
 from tunesmith.compose.model import Origin
 from tunesmith.errors import EnvironmentFault
@@ -82,6 +83,7 @@ def build_run(
         sets: Training and evaluation data.
         display: Is told what was chosen.
     """
+    from tunesmith.generation.torch import TorchGenerator
     from tunesmith.models import load
     from tunesmith.training import optim, report
     from tunesmith.training.precision import LossScale
@@ -101,7 +103,8 @@ def build_run(
     padded = not (load.packable(hf.config) and tuner.packable)
     ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}
     ranks["share_prompts"] = language_model.shares_prompts and not padded
-    loader = data.train_loader(recipe, sets[0], **ranks)
+    loader = stage.arrange(data.train_loader(recipe, sets[0], **ranks))
+    generator = TorchGenerator(language_model, stage.template.tokenizer)
     reporters = report.build(recipe.log.report_to, directory.path)
     display.line("tuner", describe_tuner(recipe, hf))
     stage.equip(hf)
@@ -122,7 +125,14 @@ def build_run(
         base_hash=origin.sha256,
         report=_observer(display, reporters),
         reporters=reporters,
-        sample=_sampler(recipe, language_model, stage, sets[1], directory),
+        sample=_sampler(recipe, generator, stage, sets[1], directory),
+        generator=generator,
+        scorer=functools.partial(
+            scoring.load,
+            root=recipe.output.dir,
+            tokenizer=stage.template.tokenizer,
+            dtype=resolved["dtype"],
+        ),
     )
 
 
@@ -161,13 +171,10 @@ def _observer(display: Display, reporters: list[Any]) -> Any:
     return observe
 
 
-def _sampler(recipe: Recipe, made: Any, stage: Stage, eval_set: Any, directory: RunDir) -> Any:
+def _sampler(recipe: Recipe, generator: Any, stage: Stage, eval_set: Any, directory: RunDir) -> Any:
     """Answers evaluation prompts at evaluations, if the recipe asks for it."""
     if not recipe.eval.generate or eval_set is None:
         return None
-    from tunesmith.generation.torch import TorchGenerator
-
-    generator = TorchGenerator(made, stage.template.tokenizer)
     path = directory.path / "samples.jsonl"
     return samples.sampler(eval_set, recipe.eval.generate, stage.template, generator, path)
 

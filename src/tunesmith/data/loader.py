@@ -191,15 +191,26 @@ class Loader:
         evenly, in order. Every rank has the same number of micro-batches; one that has no row left
         gets a filler with units 0.
         """
+        return [self._batch(mine) for mine in self._shares(index)]
+
+    def micro_rows(self, index: int) -> list[list[int]]:
+        """Rows of this rank in step `index`, by micro-batch; not for blocks."""
+        shares = self._shares(index)
+        return [
+            [int(row) for unit in mine if not isinstance(unit, Block) for row in unit]
+            for mine in shares
+        ]
+
+    def _shares(self, index: int) -> list[list[Unit]]:
+        """This rank's units of each micro-batch of a step."""
         units = self._units_of(index)
         per_micro = self.batch_size * self.world
-        batches: list[Batch] = []
+        shares = []
         for start in range(0, len(units), per_micro):
             micro = units[start : start + per_micro]
             share = math.ceil(len(micro) / self.world)
-            mine = micro[self.rank * share : (self.rank + 1) * share]
-            batches.append(self._batch(mine))
-        return batches
+            shares.append(micro[self.rank * share : (self.rank + 1) * share])
+        return shares
 
     def _batch(self, units: Sequence[Unit]) -> Batch:
         if not units:

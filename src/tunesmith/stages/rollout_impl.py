@@ -1,0 +1,316 @@
+"""What reinforcement stages share: prompts out of data, and rounds of answers to learn from.
+
+A round answers the prompts of some of the loader's steps with the weights of its beginning. An
+item is a prompt with its answers; what belongs to an answer or a token is a column of the item,
+so that any layout of items into batches carries it along.
+
+Legend: `P` prompts, `G` answers to each, `A` tokens of the longest answer, `S` supervised positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith.data.collate import collate_items
+from tunesmith.data.rounds import Rounds
+from tunesmith.errors import ConfigError
+from tunesmith.rewards import base as rewards
+from tunesmith.rewards.base import Answer, Reward, Rewards
+from tunesmith.stages.base import Plain
+from tunesmith.stages.sft import SftConfig, SftStage
+from tunesmith.types import Conversation, Encoded, Example, Loss, Message, Parts, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunesmith.types import Batch, Run, Step, TokenLogprobs
+
+
+@dataclass
+class Round:
+    """Answers to learn from, and everything that was computed once when they were sampled."""
+
+    number: int
+    items: list[tuple[Example, ...]]
+    """A prompt's answers, each with its prompt; P items of G examples."""
+    plan: list[list[list[int]]]
+    """Items of each update and micro-batch."""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32, shape (P, G) for values of answers, (P, G, A) for those of tokens."""
+
+    def step(self, inner: int, layout: dict[str, bool]) -> Step:
+        """The batches of one update."""
+        return [self.batch(items, layout) for items in self.plan[inner]]
+
+    def batch(self, items: Sequence[int], layout: dict[str, bool]) -> Batch:
+        columns = {name: values[list(items)] for name, values in self.columns.items()}
+        return collate_items([self.items[i] for i in items], columns=columns, **layout)
+
+    def state(self) -> dict[str, Any]:
+        """JSON values; float32 survives it bit for bit."""
+        return {
+            "number": self.number,
+            "plan": self.plan,
+            "items": [[[e.ids_T.tolist(), e.weights_T.tolist()] for e in i] for i in self.items],
+            "columns": {name: values.tolist() for name, values in self.columns.items()},
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Round:
+        items = [
+            tuple(Example(np.array(i, np.int32), np.array(w, np.float32)) for i, w in item)
+            for item in state["items"]
+        ]
+        columns = {name: np.array(v, np.float32) for name, v in state["columns"].items()}
+        return cls(state["number"], items, state["plan"], columns)
+
+
+class RolloutStage(Plain):
+    """A stage that learns from answers it samples, but for what it makes of them.
+
+    Subclasses say what the recipe calls things: `answers_per_prompt`, `rounds`, `learn`.
+    """
+
+    sample = (Conversation,)
+
+    def __init__(self, config: Any, parts: Parts):
+        super().__init__(config, parts)
+        self._encoder = SftStage.build(SftConfig(train_on="last_turn"), parts)
+        self._run: Any = None
+        self._say: Callable[[str], None] = lambda text: None
+        self._rewards: Rewards | None = None
+        self._round: Round | None = None
+        self._left = 0
+        """Updates of the round that are still to be made."""
+
+    # ------------------------------------------------------------ what subclasses say
+
+    answers_per_prompt: int = 1
+    needs_reference: bool = False
+
+    @abstractmethod
+    def rounds(self) -> tuple[int, int]:
+        """(steps of the loader in a round, times that each is visited)."""
+
+    @abstractmethod
+    def learn(self, run: Any, made: Round, answers: list[Answer]) -> None:
+        """Scores the answers and fills the columns of a round."""
+
+    @abstractmethod
+    def policy_loss(self, model: Any, batch: Batch) -> Loss:
+        """The loss of a batch of answers."""
+
+    # ------------------------------------------------------------ before training
+
+    def check(self, recipe: Any) -> None:
+        """Refuses rewards that are not there.
+
+        Raises:
+            ConfigError: C110, C224 to C226.
+        """
+        rewards.check(self.config.rewards)
+
+    def arrange(self, loader: Any) -> Rounds:
+        """The loader visited in rounds."""
+        return Rounds(loader, *self.rounds())
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Loads rewards, and keeps a reference where the tuner can't switch itself off."""
+        from tunesmith.tuners.base import keep_reference
+
+        self._run, self._say = run, say
+        self._rewards = Rewards.build(self.config.rewards, run.scorer, say)
+        say(f"{self.answers_per_prompt} answer(s) to each prompt, of at most "
+            f"{self.config.max_completion_length} tokens, at temperature {self.config.temperature:g}")  # fmt: skip
+        if self.needs_reference:
+            keep_reference(run.tuner, run.model)
+
+    def encode(self, samples: Sequence[Conversation]) -> list[Encoded]:
+        """Prompt and reference answer of each row, the answer's tokens with weight 1."""
+        return [
+            self._whole(sample, found)
+            for sample, found in zip(
+                samples, self._encoder.encode([_last_answer(one) for one in samples]), strict=True
+            )
+        ]
+
+    def _whole(self, sample: Conversation, found: Encoded) -> Encoded:
+        """A reference that was cut would be compared with whole answers: such rows are left out."""
+        if not found.truncated or not found.examples:
+            return found
+        limits = dataclasses.replace(self.parts, on_overlength="skip")
+        prompt = Conversation(sample.messages, sample.tools)
+        turns = self.template.encode_batch(
+            self.template.render(_last_answer(prompt), train_on="last_turn", system=limits.system)
+        )[-1]
+        trained = int(np.count_nonzero(found.examples[-1].weights_T))
+        if trained == len(turns[-1].completion_ids):
+            return found
+        problem = f"the answer does not fit data.max_length = {limits.max_length} tokens"
+        return Encoded(problem=problem, policy="skip")
+
+    # ------------------------------------------------------------ rounds
+
+    def steps(self, run: Run) -> Iterator[Step]:
+        loader: Any = run.loader
+        for step in range(run.step, run.total_steps):
+            number, inner = divmod(step, loader.size)
+            if self._round is None or self._round.number != number:
+                self._round = self.roll_out(run, number)
+            self._left = loader.size - inner - 1
+            yield self._round.step(inner % loader.width, loader.layout)
+            self.after_update(run)
+
+    def roll_out(self, run: Any, number: int) -> Round:
+        """Samples and scores the answers of a round."""
+        from tunesmith.stages import experience_impl as experience
+
+        plan = run.loader.micro_rows(number)
+        rows = [row for step in plan for micro in step for row in micro]
+        examples = [run.loader.dataset[row][-1] for row in rows]
+        keys = [f"{number}/{place}" for place in range(len(rows))]
+        groups = experience.sample(self._asking(run), examples, keys, self.answers_per_prompt)
+        place = iter(range(len(rows)))
+        made = Round(
+            number,
+            [tuple(one.example for one in group) for group in groups],
+            [[[next(place) for _ in micro] for micro in step] for step in plan],
+        )
+        self.learn(run, made, [one.answer for group in groups for one in group])
+        return made
+
+    def _asking(self, run: Any, temperature: float | None = None) -> Any:
+        from tunesmith.stages.experience_impl import Asking
+
+        config = self.config
+        wanted = config.temperature if temperature is None else temperature
+        seed = run.recipe.train.seed
+        return Asking(run.generator, self.template, config.max_completion_length, wanted, seed)
+
+    def scores(self, answers: list[Answer]) -> rewards.Scores:
+        """What the recipe's rewards say of answers."""
+        assert self._rewards is not None, "prepare builds the rewards"
+        return self._rewards.score(answers)
+
+    def after_update(self, run: Any) -> None:
+        """Nothing is watched."""
+
+    # ------------------------------------------------------------ losses
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        if "advantages" in batch.extra:
+            return self.policy_loss(model, batch)
+        return self._judge(batch)
+
+    def _judge(self, batch: Batch) -> Loss:
+        """Evaluation: each prompt is answered once, greedily; the loss is the reward's negative."""
+        import torch
+
+        from tunesmith.stages import experience_impl as experience
+
+        examples = experience.examples_of(batch)
+        keys = [f"eval/{place}" for place in range(len(examples))]
+        groups = experience.sample(self._asking(self._run, 0.0), examples, keys, 1)
+        answers = [group[0].answer for group in groups]
+        scores = self.scores(answers)
+        term = lambda values: Term(torch.tensor(float(np.sum(values))), "rows")
+        metrics = {f"rewards/{name}": term(values) for name, values in scores.each.items()}
+        metrics |= {
+            "reward": term(scores.total_N),
+            "completion_length": term([one.tokens for one in answers]),
+            "cut_share": term([not one.finished for one in answers]),
+        }
+        return Loss({"loss": term(-scores.total_N)}, metrics)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def state(self) -> dict[str, Any]:
+        """The round in hand while updates of it are to come: its weights are gone."""
+        if self._round is None or not self._left:
+            return {}
+        return {"round": self._round.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._round = Round.of(state["round"]) if "round" in state else None
+
+
+def _last_answer(talk: Conversation) -> Conversation:
+    """The conversation up to its last answer, in which only that one is trained."""
+    last = max((i for i, m in enumerate(talk.messages) if m.role == "assistant"), default=-1)
+    weighted = (
+        Message(m.role, m.parts, 1.0 if i == last else 0.0)
+        for i, m in enumerate(talk.messages[: last + 1])
+    )
+    return Conversation(tuple(weighted), talk.tools)
+
+
+# ---------------------------------------------------------------- values of a batch
+
+
+def example_of(tokens: TokenLogprobs, batch: Batch) -> Tensor:
+    """The answer that each supervised position belongs to, shape (S,)."""
+    owner_G = batch.extra.get("example")
+    return tokens.segment_S if owner_G is None else owner_G[tokens.segment_S]
+
+
+def place_in(example_S: Tensor) -> Tensor:
+    """Index of each supervised position within its own answer, shape (S,)."""
+    import torch
+
+    first_S = torch.searchsorted(example_S, example_S)
+    return torch.arange(len(example_S), device=example_S.device) - first_S
+
+
+def on_tokens(batch: Batch, name: str, example_S: Tensor, like: Tensor) -> Tensor:
+    """A column at the supervised positions: a value of the answer, or of the token; shape (S,)."""
+    values = batch.extra[name]
+    if values.dim() == 2:
+        return values.flatten()[example_S].to(like.dtype)
+    return values.flatten(0, 1)[example_S, place_in(example_S)].to(like.dtype)
+
+
+def answer_metrics(batch: Batch, prefix: str = "rewards/") -> dict[str, Term]:
+    """Columns of answers as metrics: means over a prompt's answers, summed over prompts."""
+    names = ("reward", "completion_length", "cut_share", "kl", "score")
+    found = {
+        name: Term(values.double().mean(1).sum(), "rows")
+        for name, values in batch.extra.items()
+        if name in names or name.startswith(prefix)
+    }
+    if "reward" in found and batch.extra["reward"].shape[1] > 1:
+        spread_P = batch.extra["reward"].double().std(1)
+        found["reward_std"] = Term(spread_P.sum(), "rows")
+        found["groups_alike"] = Term((spread_P == 0).double().sum(), "rows")
+    return found
+
+
+def within(name: str, value: float, good: bool, wanted: str) -> None:
+    """Refuses a number of the stage that makes no sense.
+
+    Raises:
+        ConfigError: C227.
+    """
+    if not good:
+        raise ConfigError(
+            "C227", f"{name} is {value}", where=f"stage.{name}", fix=f"{name}: {wanted}"
+        )
+
+
+def columns_of(answers: list[Answer], scores: rewards.Scores, shape: tuple[int, int]) -> dict:
+    """Columns (P, G) of rewards, and of what is logged of answers."""
+    lay = lambda values: np.asarray(values, np.float32).reshape(shape)
+    return {
+        "reward": lay(scores.total_N),
+        "completion_length": lay([one.tokens for one in answers]),
+        "cut_share": lay([not one.finished for one in answers]),
+        **{f"rewards/{name}": lay(values_N) for name, values_N in scores.each.items()},
+    }
+
+
+__all__ = ["Answer", "Reward", "Round", "RolloutStage"]
