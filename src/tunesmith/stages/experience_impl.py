@@ -127,13 +127,13 @@ def _sampled(asking: Asking, example: Example, events: list[Event]) -> Sampled:
 # ---------------------------------------------------------------- forward passes
 
 
-Measure = Callable[[Batch], tuple[Any, Tensor]]
-"""(token log-probabilities that say where, values of the tokens (S,))."""
+Measure = Callable[[Batch], tuple[Any, dict[str, Tensor]]]
+"""(token log-probabilities that say where, values of the tokens by name, (S,) each)."""
 
 
 def measured(
     run: Any, made: Round, measure: Measure, within: AbstractContextManager | None = None
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Values of all tokens of a round, in evaluation mode; float32, shape (P, G, A), 0 beyond.
 
     Args:
@@ -142,42 +142,42 @@ def measured(
         measure: Computes the values of a batch.
         within: A context for all passes, such as the tuner's reference.
     """
-    longest = max(int(np.count_nonzero(e.weights_T)) for item in made.items for e in item)
-    found = np.zeros((len(made.items), len(made.items[0]), max(longest, 1)), np.float32)
+    shape = mask_of(made).shape
+    found: dict[str, np.ndarray] = {}
     training = run.model.training
     run.model.eval()
     with torch.no_grad(), within or nullcontext():
         for micro in (micro for step in made.plan for micro in step):
             batch = made.batch(micro, run.loader.layout).to(run.parallel.device)
-            tokens, values_S = measure(batch)
+            tokens, values = measure(batch)
             example_S = example_of(tokens, batch)
-            table = np.zeros((len(micro) * found.shape[1], found.shape[2]), np.float32)
-            table[example_S.cpu().numpy(), place_in(example_S).cpu().numpy()] = (
-                values_S.float().cpu().numpy()
-            )
-            found[micro] = table.reshape(len(micro), *found.shape[1:])
+            places = example_S.cpu().numpy(), place_in(example_S).cpu().numpy()
+            for name, values_S in values.items():
+                table = np.zeros((len(micro) * shape[1], shape[2]), np.float32)
+                table[places] = values_S.float().cpu().numpy()
+                column = found.setdefault(name, np.zeros(shape, np.float32))
+                column[micro] = table.reshape(len(micro), *shape[1:])
     run.model.train(training)
     return found
 
 
 def log_probabilities(run: Any, made: Round, temperature: float) -> np.ndarray:
     """Log-probabilities of all tokens under the policy as it is now, by the training forward."""
-
-    def measure(batch: Batch) -> tuple[Any, Tensor]:
-        tokens, _ = run.model.score(batch, temperature=temperature)
-        return tokens, tokens.logprobs_S
-
-    return measured(run, made, measure)
+    return measured(run, made, _scoring(run, temperature))["logprobs"]
 
 
 def reference_log_probabilities(run: Any, made: Round, temperature: float) -> np.ndarray:
     """The same under the model as it was before training."""
+    within = run.tuner.reference(run.model)
+    return measured(run, made, _scoring(run, temperature), within)["logprobs"]
 
-    def measure(batch: Batch) -> tuple[Any, Tensor]:
+
+def _scoring(run: Any, temperature: float) -> Measure:
+    def measure(batch: Batch) -> tuple[Any, dict[str, Tensor]]:
         tokens, _ = run.model.score(batch, temperature=temperature)
-        return tokens, tokens.logprobs_S
+        return tokens, {"logprobs": tokens.logprobs_S}
 
-    return measured(run, made, measure, run.tuner.reference(run.model))
+    return measure
 
 
 def mask_of(made: Round) -> np.ndarray:

@@ -69,11 +69,16 @@ class GrpoStage(rollouts.RolloutStage):
     def needs_reference(self) -> bool:  # type: ignore[override]
         return self.config.beta > 0
 
+    @property
+    def needs_old(self) -> bool:
+        """Whether the policy of some update is not the one that sampled."""
+        return max(self.rounds()) > 1
+
     def rounds(self) -> tuple[int, int]:
         return self.config.steps_per_generation, self.config.num_iterations
 
     def check(self, recipe: Any) -> None:
-        """Refuses numbers that make no sense.
+        """Refuses numbers that make no sense; what RLOO has too.
 
         Raises:
             ConfigError: C227, and what `rewards.check` raises.
@@ -108,12 +113,14 @@ class GrpoStage(rollouts.RolloutStage):
         made.columns |= rollouts.columns_of(answers, scores, shape)
         if config.mask_truncated_completions:
             made.items = _masked(made.items, answers)
-        if sum(self.rounds()) > 2:  # else the policy of the update is the one that sampled
+        if self.needs_old:
             made.columns["old_logprobs"] = experience.log_probabilities(run, made, config.temperature)
         if config.beta:
             reference = experience.reference_log_probabilities(run, made, config.temperature)
             made.columns["reference_logprobs"] = reference
         self.weigh(made, scores.total_N.reshape(shape))
+        length = float(np.mean([one.tokens for one in answers]))
+        self.health.round(run.step, length, None, None)
 
     def weigh(self, made: Round, rewards_PG: np.ndarray) -> None:
         """Puts the advantages into a round that has everything else."""
@@ -136,6 +143,7 @@ class GrpoStage(rollouts.RolloutStage):
             kl_S = policy.kl(logprobs_S, column("reference_logprobs"), config.kl_estimator)
             terms["kl"] = Term((share_S * kl_S).sum(), unit, config.beta)
         over_tokens = lambda values_S: Term((tokens.weights_S * values_S).sum().detach(), "tokens")
+        self.watch(model, found, tokens.weights_S)
         metrics = {
             "clip_share": over_tokens(found.clipped_S),
             "ratio": over_tokens(found.ratio_S),

@@ -23,12 +23,14 @@ from tunesmith.errors import ConfigError
 from tunesmith.rewards import base as rewards
 from tunesmith.rewards.base import Answer, Reward, Rewards
 from tunesmith.stages.base import Plain
+from tunesmith.stages.health_impl import Health
 from tunesmith.stages.sft import SftConfig, SftStage
 from tunesmith.types import Conversation, Encoded, Example, Loss, Message, Parts, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tunesmith.losses.policy import Clipped
     from tunesmith.types import Batch, Run, Step, TokenLogprobs
 
 
@@ -83,11 +85,12 @@ class RolloutStage(Plain):
         super().__init__(config, parts)
         self._encoder = SftStage.build(SftConfig(train_on="last_turn"), parts)
         self._run: Any = None
-        self._say: Callable[[str], None] = lambda text: None
         self._rewards: Rewards | None = None
         self._round: Round | None = None
         self._left = 0
         """Updates of the round that are still to be made."""
+        fields = vars(config)
+        self.health = Health(fields.get("on_health", "warn"), fields.get("kl_limit", 30.0), _silent)
 
     # ------------------------------------------------------------ what subclasses say
 
@@ -124,7 +127,7 @@ class RolloutStage(Plain):
         """Loads rewards, and keeps a reference where the tuner can't switch itself off."""
         from tunesmith.tuners.base import keep_reference
 
-        self._run, self._say = run, say
+        self._run, self.health.say = run, say
         self._rewards = Rewards.build(self.config.rewards, run.scorer, say)
         say(f"{self.answers_per_prompt} answer(s) to each prompt, of at most "
             f"{self.config.max_completion_length} tokens, at temperature {self.config.temperature:g}")  # fmt: skip
@@ -165,7 +168,7 @@ class RolloutStage(Plain):
                 self._round = self.roll_out(run, number)
             self._left = loader.size - inner - 1
             yield self._round.step(inner % loader.width, loader.layout)
-            self.after_update(run)
+            self.health.update(run.step, run.parallel.sum)
 
     def roll_out(self, run: Any, number: int) -> Round:
         """Samples and scores the answers of a round."""
@@ -198,8 +201,11 @@ class RolloutStage(Plain):
         assert self._rewards is not None, "prepare builds the rewards"
         return self._rewards.score(answers)
 
-    def after_update(self, run: Any) -> None:
-        """Nothing is watched."""
+    def watch(self, model: Any, found: Clipped, weights: Tensor) -> None:
+        """Shows a micro-batch in training to the rules of health."""
+        if model.training and self._run is not None:
+            sums = ((weights * value).sum().detach() for value in (found.ratio_S, found.clipped_S))
+            self.health.see(*sums, weights.sum().detach())
 
     # ------------------------------------------------------------ losses
 
@@ -232,12 +238,18 @@ class RolloutStage(Plain):
 
     def state(self) -> dict[str, Any]:
         """The round in hand while updates of it are to come: its weights are gone."""
-        if self._round is None or not self._left:
-            return {}
-        return {"round": self._round.state()}
+        state: dict[str, Any] = {"first_length": self.health.first_length}
+        if self._round is not None and self._left:
+            state["round"] = self._round.state()
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
+        self.health.first_length = state["first_length"]
         self._round = Round.of(state["round"]) if "round" in state else None
+
+
+def _silent(text: str) -> None:
+    """Nobody to tell before `prepare`."""
 
 
 def _last_answer(talk: Conversation) -> Conversation:
@@ -277,7 +289,7 @@ def on_tokens(batch: Batch, name: str, example_S: Tensor, like: Tensor) -> Tenso
 
 def answer_metrics(batch: Batch, prefix: str = "rewards/") -> dict[str, Term]:
     """Columns of answers as metrics: means over a prompt's answers, summed over prompts."""
-    names = ("reward", "completion_length", "cut_share", "kl", "score")
+    names = ("reward", "completion_length", "cut_share", "kl", "kl_coef", "explained_variance")
     found = {
         name: Term(values.double().mean(1).sum(), "rows")
         for name, values in batch.extra.items()
