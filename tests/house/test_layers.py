@@ -49,7 +49,18 @@ ONLY_IN = {
 }
 # Parts whose files must be importable without torch: torch and models only inside functions, or
 # in a sibling called `<name>_impl.py`.
-COLD = {"stages", "rewards", "tuners", "parallel", "generation", "quant", "recipe", "templates", "data", "cli"}
+COLD = {
+    "stages",
+    "rewards",
+    "tuners",
+    "parallel",
+    "generation",
+    "quant",
+    "recipe",
+    "templates",
+    "data",
+    "cli",
+}
 COLD |= {"rundir", "platform", "registry", "types", "errors", "__init__"}
 HEAVY = {"torch", "transformers", "peft", "safetensors.torch", "tunesmith.models"}
 

@@ -15,6 +15,15 @@ from tunesmith.training.log import TIMED
 from tunesmith.types import Conversation, Document, Feedback, Preference
 
 STAGES = registry.names("stages")
+LENGTH = {"rewards": [{"path": "length", "argument": "5"}], "max_completion_length": 8}
+# Rounds of several updates, so that a stop falls into the middle of one.
+SAMPLING: dict[str, dict] = {
+    "grpo": {**LENGTH, "num_generations": 3, "num_iterations": 2, "steps_per_generation": 2,
+             "beta": 0.1},
+    "rloo": {**LENGTH, "num_generations": 2, "num_iterations": 3},
+    "ppo": {**LENGTH, "num_ppo_epochs": 2, "num_mini_batches": 2, "kl_target": 1.0,
+            "normalize_scores": True, "entropy_coef": 0.01},
+}  # fmt: skip
 
 
 def rows(kind: type) -> list[dict]:
@@ -59,6 +68,7 @@ def make_recipe(request, tiny_model, tmp_path):
         stage = {"kind": request.param}
         if request.param == "sft":
             stage["neftune_noise_alpha"] = 5.0
+        stage |= SAMPLING.get(request.param, {})
         return recipe.from_dict(
             {
                 "model": {"path": str(tiny_model)},

@@ -100,9 +100,7 @@ def build_run(
     display.line("model", f"{origin.describe()}  {load.describe(hf)}  {where}")
     for note in [*stage.template.notes, *language_model.notes]:
         display.line("note", note)
-    padded = not (load.packable(hf.config) and tuner.packable)
-    ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}
-    ranks["share_prompts"] = language_model.shares_prompts and not padded
+    ranks = _layout(language_model, tuner, backend)
     loader = stage.arrange(data.train_loader(recipe, sets[0], **ranks))
     generator = TorchGenerator(language_model, stage.template.tokenizer)
     reporters = report.build(recipe.log.report_to, directory.path)
@@ -127,13 +125,24 @@ def build_run(
         reporters=reporters,
         sample=_sampler(recipe, generator, stage, sets[1], directory),
         generator=generator,
-        scorer=functools.partial(
-            scoring.load,
-            root=recipe.output.dir,
-            tokenizer=stage.template.tokenizer,
-            dtype=resolved["dtype"],
-        ),
+        scorer=_scorer(recipe, stage, resolved["dtype"]),
     )
+
+
+def _layout(made: Any, tuner: Any, backend: Any) -> dict[str, Any]:
+    """Which part of each step is this process's, and how its batches are laid out."""
+    from tunesmith.models import load
+
+    padded = not (load.packable(made.hf.config) and tuner.packable)
+    shared = made.shares_prompts and not padded
+    ranks = {"rank": backend.rank, "world": backend.world}
+    return {**ranks, "padded": padded, "share_prompts": shared}
+
+
+def _scorer(recipe: Recipe, stage: Stage, dtype: str) -> Any:
+    """A function that loads a reward model by name."""
+    tokenizer, root = stage.template.tokenizer, recipe.output.dir
+    return functools.partial(scoring.load, root=root, tokenizer=tokenizer, dtype=dtype)
 
 
 def _language_model(

@@ -52,10 +52,10 @@ def clipped_values(values_S: Tensor, old_S: Tensor, returns_S: Tensor, reach: fl
 
 
 def kl(logprobs_S: Tensor, reference_S: Tensor, estimator: Estimator) -> Tensor:
-    """Estimates of KL(π ‖ reference) at tokens drawn from π (http://joschu.net/blog/kl-approx.html).
+    """Estimates of KL(π ‖ reference) at tokens drawn from π (joschu.net/blog/kl-approx.html).
 
-    With r = log ref − log π: k1 = −r (unbiased, may be negative), k2 = r²/2 (small variance, biased,
-    the right gradient), k3 = eʳ − 1 − r (unbiased, never negative).
+    With r = log ref − log π: k1 = −r (unbiased, may be negative), k2 = r²/2 (biased, little
+    variance, the right gradient), k3 = eʳ − 1 − r (unbiased, never negative).
     """
     ratio_S = reference_S - logprobs_S
     if estimator == "k1":

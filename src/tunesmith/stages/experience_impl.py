@@ -3,7 +3,8 @@
 What is drawn is a function of (seed, round, place in the round, number of the answer), so answers
 need no random state: the same weights give the same answers.
 
-Legend: `P` prompts, `G` answers to each, `A` tokens of the longest answer, `S` supervised positions.
+Legend: `P` prompts, `G` answers to each, `A` tokens of the longest answer, `S` supervised
+positions.
 """
 
 from __future__ import annotations

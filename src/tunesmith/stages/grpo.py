@@ -114,7 +114,9 @@ class GrpoStage(rollouts.RolloutStage):
         if config.mask_truncated_completions:
             made.items = _masked(made.items, answers)
         if self.needs_old:
-            made.columns["old_logprobs"] = experience.log_probabilities(run, made, config.temperature)
+            made.columns["old_logprobs"] = experience.log_probabilities(
+                run, made, config.temperature
+            )
         if config.beta:
             reference = experience.reference_log_probabilities(run, made, config.temperature)
             made.columns["reference_logprobs"] = reference

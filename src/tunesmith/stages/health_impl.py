@@ -1,4 +1,4 @@
-"""Red lines of reinforcement: numbers that say a run is leaving the rails before its reward does."""
+"""Red lines of reinforcement: numbers that tell of a run leaving the rails before rewards do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.errors import RunError
 CLIP_SHARE = 0.5
 """So large a share of clipped tokens means most of an update is thrown away."""
 RATIO = 10.0
-"""A mean ratio to the sampling policy above this is an update gone wrong (TRL's PPO has the line)."""
+"""A mean ratio to the sampling policy above this is an update gone wrong; TRL's line, too."""
 DRIFT = 3.0
 """Answers three times as long, or as short, as those of the first round."""
 EXPLAINED = -1.0
@@ -28,7 +28,7 @@ class Health:
     say: Callable[[str], None]
     first_length: float | None = None
     """Mean length of the first round's answers."""
-    _seen: list[tuple[Any, Any, Any]] = field(default_factory=list)
+    _seen: list[tuple[Any, ...]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
 
     def round(self, step: int, length: float, kl: float | None, explained: float | None) -> None:
@@ -39,16 +39,18 @@ class Health:
         """
         self.first_length = self.first_length or length
         drift = max(length / self.first_length, self.first_length / length)
-        self._judge(step, "kl", kl is not None and kl > self.kl_limit,
-                    f"KL to the reference is {kl or 0:.1f} nats an answer (line {self.kl_limit:g})")  # fmt: skip
-        self._judge(step, "length", drift > DRIFT,
-                    f"answers are {length:.0f} tokens long, {self.first_length:.0f} at first")  # fmt: skip
-        self._judge(step, "critic", explained is not None and explained < EXPLAINED,
-                    f"the critic explains {explained or 0:.2f} of the returns' variance")  # fmt: skip
+        if kl is not None:
+            text = f"KL to the reference is {kl:.1f} nats an answer (line {self.kl_limit:g})"
+            self._judge(step, "kl", kl > self.kl_limit, text)
+        text = f"answers are {length:.0f} tokens long, {self.first_length:.0f} at first"
+        self._judge(step, "length", drift > DRIFT, text)
+        if explained is not None:
+            text = f"the critic explains {explained:.2f} of the returns' variance"
+            self._judge(step, "critic", explained < EXPLAINED, text)
 
-    def see(self, ratios: Any, clipped: Any, count: Any) -> None:
-        """Takes the sums of one micro-batch; they stay tensors until `update`."""
-        self._seen.append((ratios, clipped, count))
+    def see(self, sums: tuple[Any, ...]) -> None:
+        """Takes (Σ ratio, Σ clipped, Σ 1) of one micro-batch; tensors until `update`."""
+        self._seen.append(sums)
 
     def update(self, step: int, combine: Callable[[dict[str, float]], dict[str, float]]) -> None:
         """Looks at an update that was just made.
@@ -65,7 +67,8 @@ class Health:
         found = combine(dict(zip(("ratio", "clipped", "count"), sums, strict=True)))
         count = found["count"] or 1.0
         ratio, share = found["ratio"] / count, found["clipped"] / count
-        self._judge(step, "ratio", ratio > RATIO, f"the mean ratio to the sampling policy is {ratio:.1f}")  # fmt: skip
+        text = f"the mean ratio to the sampling policy is {ratio:.1f}"
+        self._judge(step, "ratio", ratio > RATIO, text)
         self._judge(step, "clip", share > CLIP_SHARE, f"{share:.0%} of the tokens were clipped")
 
     def _judge(self, step: int, line: str, crossed: bool, text: str) -> None:

@@ -63,11 +63,11 @@ class PpoConfig:
     kl_limit: float = 30.0
     """Red line: KL of an answer to the model before training, in nats."""
     on_health: Literal["warn", "stop"] = "warn"
-    """What a red line does (KL, clipped share, ratio, length, critic): say so, or stop."""
+    """A crossed red line (KL, clipped share, ratio, length, critic): say so, or stop."""
 
 
 class PpoStage(rollouts.RolloutStage):
-    """The critic is a linear head on the policy's last hidden states, apart from any reward head."""
+    """The critic is a linear head on the policy's hidden states, apart from any reward head."""
 
     Config = PpoConfig
     value: nn.Linear | None = None
@@ -159,7 +159,7 @@ class PpoStage(rollouts.RolloutStage):
             "returns": found[1][:, None].astype(np.float32),
             "old_logprobs": old_NA[:, None],
             "old_values": values_NA[:, None],
-            "kl": kl_NA.sum(1)[:, None],
+            "answer_kl": kl_NA.sum(1)[:, None],
             "kl_coef": np.full((count, 1), self.kl.value, np.float32),
         }
         explained = advantages.explained_variance(values_NA[mask_NA], found[1][mask_NA])

@@ -61,7 +61,7 @@ class RlooStage(GrpoStage):
         if self.config.beta:
             columns = made.columns
             kl_PG = (columns["old_logprobs"] - columns["reference_logprobs"]).sum(2)
-            columns["kl"] = kl_PG
+            columns["answer_kl"] = kl_PG
             rewards_PG = rewards_PG - self.config.beta * kl_PG
         found_PG = advantages.leave_one_out(rewards_PG)
         if self.config.normalize_advantages:

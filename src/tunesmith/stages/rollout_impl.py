@@ -4,12 +4,12 @@ A round answers the prompts of some of the loader's steps with the weights of it
 item is a prompt with its answers; what belongs to an answer or a token is a column of the item,
 so that any layout of items into batches carries it along.
 
-Legend: `P` prompts, `G` answers to each, `A` tokens of the longest answer, `S` supervised positions.
+Legend: `P` prompts, `G` answers to each, `A` tokens of the longest answer, `S` supervised
+positions.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from tunesmith.data.collate import collate_items
 from tunesmith.data.rounds import Rounds
 from tunesmith.errors import ConfigError
 from tunesmith.rewards import base as rewards
-from tunesmith.rewards.base import Answer, Reward, Rewards
+from tunesmith.rewards.base import Answer, Rewards
 from tunesmith.stages.base import Plain
 from tunesmith.stages.health_impl import Health
 from tunesmith.stages.sft import SftConfig, SftStage
@@ -52,7 +52,8 @@ class Round:
 
     def batch(self, items: Sequence[int], layout: dict[str, bool]) -> Batch:
         columns = {name: values[list(items)] for name, values in self.columns.items()}
-        return collate_items([self.items[i] for i in items], columns=columns, **layout)
+        chosen = [self.items[i] for i in items]
+        return collate_items(chosen, columns=columns, padding_side="right", **layout)
 
     def state(self) -> dict[str, Any]:
         """JSON values; float32 survives it bit for bit."""
@@ -129,8 +130,10 @@ class RolloutStage(Plain):
 
         self._run, self.health.say = run, say
         self._rewards = Rewards.build(self.config.rewards, run.scorer, say)
-        say(f"{self.answers_per_prompt} answer(s) to each prompt, of at most "
-            f"{self.config.max_completion_length} tokens, at temperature {self.config.temperature:g}")  # fmt: skip
+        config = self.config
+        count, longest = self.answers_per_prompt, config.max_completion_length
+        said = f"{count} answer(s) to each prompt, of at most {longest} tokens, "
+        say(f"{said}at temperature {config.temperature:g}")
         if self.needs_reference:
             keep_reference(run.tuner, run.model)
 
@@ -147,15 +150,12 @@ class RolloutStage(Plain):
         """A reference that was cut would be compared with whole answers: such rows are left out."""
         if not found.truncated or not found.examples:
             return found
-        limits = dataclasses.replace(self.parts, on_overlength="skip")
-        prompt = Conversation(sample.messages, sample.tools)
-        turns = self.template.encode_batch(
-            self.template.render(_last_answer(prompt), train_on="last_turn", system=limits.system)
-        )[-1]
+        rendered = self.template.render(_last_answer(sample), system=self.parts.system)
+        turns = self.template.encode_batch(rendered)[-1]
         trained = int(np.count_nonzero(found.examples[-1].weights_T))
         if trained == len(turns[-1].completion_ids):
             return found
-        problem = f"the answer does not fit data.max_length = {limits.max_length} tokens"
+        problem = f"the answer does not fit data.max_length = {self.parts.max_length} tokens"
         return Encoded(problem=problem, policy="skip")
 
     # ------------------------------------------------------------ rounds
@@ -205,7 +205,7 @@ class RolloutStage(Plain):
         """Shows a micro-batch in training to the rules of health."""
         if model.training and self._run is not None:
             sums = ((weights * value).sum().detach() for value in (found.ratio_S, found.clipped_S))
-            self.health.see(*sums, weights.sum().detach())
+            self.health.see((*sums, weights.sum().detach()))
 
     # ------------------------------------------------------------ losses
 
@@ -289,7 +289,14 @@ def on_tokens(batch: Batch, name: str, example_S: Tensor, like: Tensor) -> Tenso
 
 def answer_metrics(batch: Batch, prefix: str = "rewards/") -> dict[str, Term]:
     """Columns of answers as metrics: means over a prompt's answers, summed over prompts."""
-    names = ("reward", "completion_length", "cut_share", "kl", "kl_coef", "explained_variance")
+    names = (
+        "reward",
+        "completion_length",
+        "cut_share",
+        "answer_kl",
+        "kl_coef",
+        "explained_variance",
+    )
     found = {
         name: Term(values.double().mean(1).sum(), "rows")
         for name, values in batch.extra.items()
@@ -323,6 +330,3 @@ def columns_of(answers: list[Answer], scores: rewards.Scores, shape: tuple[int, 
         "cut_share": lay([not one.finished for one in answers]),
         **{f"rewards/{name}": lay(values_N) for name, values_N in scores.each.items()},
     }
-
-
-__all__ = ["Answer", "Reward", "Round", "RolloutStage"]
