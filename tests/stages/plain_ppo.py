@@ -91,7 +91,9 @@ class PlainPpo:
         for _ in range(self.settings.epochs):
             for start in range(0, len(answers), size):
                 part = range(start, start + size)
-                found.append(self.update([(answers[i], old[i], white[i], returns[i]) for i in part]))
+                found.append(
+                    self.update([(answers[i], old[i], white[i], returns[i]) for i in part])
+                )
         return found
 
     def update(self, rows) -> dict[str, float]:
@@ -101,9 +103,14 @@ class PlainPpo:
             logprobs, values, spread = self.look(self.model, answer)
             for t in range(len(advantages)):
                 ratio = torch.exp(logprobs[t] - old[t])
-                plain, cut = ratio * advantages[t], ratio.clamp(1 - s.clip, 1 + s.clip) * advantages[t]
+                plain, cut = (
+                    ratio * advantages[t],
+                    ratio.clamp(1 - s.clip, 1 + s.clip) * advantages[t],
+                )
                 policy = policy - torch.min(plain, cut)
-                near = old_values[t] + (values[t] - old_values[t]).clamp(-s.clip_value, s.clip_value)
+                near = old_values[t] + (values[t] - old_values[t]).clamp(
+                    -s.clip_value, s.clip_value
+                )
                 wrong = torch.max((values[t] - returns[t]) ** 2, (near - returns[t]) ** 2)
                 value = value + 0.5 * wrong
                 entropy = entropy + spread[t]

@@ -28,7 +28,7 @@ def recipe_of(model: Path, folder: Path, stage: dict, name: str = "run", **chang
     return recipe.from_dict(
         {
             "model": {"path": str(model)},
-            "stage": {"max_completion_length": 8, **stage},
+            "stage": stage if stage["kind"] == "sft" else {"max_completion_length": 8, **stage},
             "tuner": changes.get("tuner", "full"),
             "data": {
                 "train": str(questions(folder / "questions.jsonl")),

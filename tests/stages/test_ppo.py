@@ -66,7 +66,12 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):  # 
 def test_the_reference_is_the_model_before_training(tuner, tiny_model, tmp_path, seen):  # noqa: F811
     stage = {"kind": "ppo", "rewards": LENGTH, "num_ppo_epochs": 2}
     run = train(
-        tiny_model, tmp_path, stage, tuner=tuner, train={"max_steps": 6}, optim={"learning_rate": 1e-2}
+        tiny_model,
+        tmp_path,
+        stage,
+        tuner=tuner,
+        train={"max_steps": 6},
+        optim={"learning_rate": 1e-2},
     )
     kl = [line["answer_kl"] for line in run.metrics() if "answer_kl" in line]
     assert kl[0] == pytest.approx(0, abs=1e-5)
@@ -111,7 +116,11 @@ def reward_run(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("tuner", ["full", {"kind": "lora", "r": 4}])
 def test_a_reward_model_scores_and_stays_apart_from_policy_and_critic(
-    tuner, reward_run, tiny_model, tmp_path, seen  # noqa: F811
+    tuner,
+    reward_run,
+    tiny_model,
+    tmp_path,
+    seen,  # noqa: F811
 ):
     judge = reward_run(tuner)
     head = load_file(judge.model_path() / "score.safetensors")["score.weight"]

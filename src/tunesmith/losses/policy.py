@@ -25,6 +25,7 @@ class Clipped(NamedTuple):
     clipped_S: Tensor
     """bool, where the clip took the gradient away."""
     ratio_S: Tensor
+    """π/π_old, with gradient."""
 
 
 def clipped(
@@ -42,7 +43,7 @@ def clipped(
     ratio_S = (logprobs_S - old_S).clamp(-LARGEST, LARGEST).exp()
     plain_S = ratio_S * advantages_S
     cut_S = ratio_S.clamp(1 - low, 1 + high) * advantages_S
-    return Clipped(-torch.minimum(plain_S, cut_S), cut_S < plain_S, ratio_S.detach())
+    return Clipped(-torch.minimum(plain_S, cut_S), cut_S < plain_S, ratio_S)
 
 
 def clipped_values(values_S: Tensor, old_S: Tensor, returns_S: Tensor, reach: float) -> Tensor:

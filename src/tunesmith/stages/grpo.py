@@ -48,6 +48,8 @@ class GrpoConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """k3 is unbiased and never negative; k2 has the right gradient; k1 is for reading only, its
     gradient is zero in the mean."""
+    use_bias_correction_kl: bool = True
+    """Weigh the KL by the ratio, whose gradient then is that of the true KL (arXiv:2512.02556)."""
     num_iterations: int = 1
     """Updates on each answer."""
     steps_per_generation: int = 1
@@ -143,6 +145,8 @@ class GrpoStage(rollouts.RolloutStage):
         terms = {"policy": Term((share_S * found.losses_S).sum(), unit)}
         if config.beta:
             kl_S = policy.kl(logprobs_S, column("reference_logprobs"), config.kl_estimator)
+            if config.use_bias_correction_kl:
+                kl_S = kl_S * found.ratio_S
             terms["kl"] = Term((share_S * kl_S).sum(), unit, config.beta)
         over_tokens = lambda values_S: Term((tokens.weights_S * values_S).sum().detach(), "tokens")
         self.watch(model, found, tokens.weights_S)

@@ -212,7 +212,7 @@ class PpoStage(rollouts.RolloutStage):
         self.watch(model, found, weights_S)
         metrics = {
             "clip_share": over_tokens(found.clipped_S),
-            "ratio": over_tokens(found.ratio_S),
+            "ratio": over_tokens(found.ratio_S.detach()),
             "surprise": over_tokens(-logprobs_S.detach()),
             "values": over_tokens(values_S.detach()),
         }

@@ -90,7 +90,7 @@ class RlooStage(GrpoStage):
         over_answers = lambda values_N: Term((ones_N * values_N).sum(), "segments")
         metrics = {
             "clip_share": over_answers(found.clipped_S.to(logprobs_S.dtype)),
-            "ratio": over_answers(found.ratio_S),
+            "ratio": over_answers(found.ratio_S.detach()),
         }
         terms = {"policy": over_answers(found.losses_S)}
         self.watch(model, found, ones_N)

@@ -204,7 +204,7 @@ class RolloutStage(Plain):
     def watch(self, model: Any, found: Clipped, weights: Tensor) -> None:
         """Shows a micro-batch in training to the rules of health."""
         if model.training and self._run is not None:
-            sums = ((weights * value).sum().detach() for value in (found.ratio_S, found.clipped_S))
+            sums = ((weights * value.detach()).sum() for value in (found.ratio_S, found.clipped_S))
             self.health.see((*sums, weights.sum().detach()))
 
     # ------------------------------------------------------------ losses
