@@ -12,7 +12,7 @@ from tests.laws.conftest import groups, sampled, samples
 from tests.stages.sampling_runs import recipe_of, seen, train  # noqa: F401
 from tunesmith import compose, registry
 from tunesmith.data.collate import collate_items
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, RunError
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.stages import experience_impl as experience
 from tunesmith.stages.base import build
@@ -244,3 +244,13 @@ def test_a_head_that_caps_its_logits_trains_at_temperature_1_only(scene):
     with pytest.raises(ConfigError) as caught:
         model.head(0.7)
     assert caught.value.code == "C192"
+
+
+def test_a_model_that_broke_stops_the_run(tiny_model, tmp_path, seen):  # noqa: F811
+    train(tiny_model, tmp_path, GRPO, train={"max_steps": 1})
+    run, _, _ = seen[-1]
+    with torch.no_grad():
+        run.hf.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(RunError) as caught:
+        run.stage.roll_out(run, 0)
+    assert caught.value.code == "R243"

@@ -84,7 +84,6 @@ def build_run(
         display: Is told what was chosen.
     """
     from tunesmith.generation.torch import TorchGenerator
-    from tunesmith.models import load
     from tunesmith.training import optim, report
     from tunesmith.training.precision import LossScale
     from tunesmith.training.run import TrainingRun
@@ -96,8 +95,7 @@ def build_run(
     tuner = tuners.build(recipe.tuner)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
-    where = f"{resolved['dtype']} on {backend.device} ({resolved['threads']} threads)"
-    display.line("model", f"{origin.describe()}  {load.describe(hf)}  {where}")
+    _tell_model(display, origin, language_model, resolved)
     for note in [*stage.template.notes, *language_model.notes]:
         display.line("note", note)
     ranks = _layout(language_model, tuner, backend)
@@ -127,6 +125,14 @@ def build_run(
         generator=generator,
         scorer=_scorer(recipe, stage, resolved["dtype"]),
     )
+
+
+def _tell_model(display: Display, origin: Origin, made: Any, resolved: dict) -> None:
+    """`builtin:tiny  llama 5L×256  4.7M params  float32 on cpu (1 threads)`."""
+    from tunesmith.models import load
+
+    where = f"{resolved['dtype']} on {made.hf.device} ({resolved['threads']} threads)"
+    display.line("model", f"{origin.describe()}  {load.describe(made.hf)}  {where}")
 
 
 def _layout(made: Any, tuner: Any, backend: Any) -> dict[str, Any]:
