@@ -8,6 +8,7 @@ counted from the layers' shapes (see `activation_bytes`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,12 +92,20 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
 
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
-    """Tokens of the largest micro-batch: the longest rows together, or full bins."""
+    """Tokens of the largest micro-batch: the longest rows together, or full bins; with what is
+    sampled."""
     size = recipe.train.per_device_train_batch_size
     if recipe.data.packing != "none":
-        return size * recipe.data.max_length
+        rows = size * recipe.data.max_length / max(float(dataset.lengths.mean()), 1.0)
+        return size * recipe.data.max_length + sampled_tokens(recipe, math.ceil(rows))
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
-    return int(sum(longest))
+    return int(sum(longest)) + sampled_tokens(recipe, size)
+
+
+def sampled_tokens(recipe: Recipe, rows: int) -> int:
+    """Tokens of the answers that a stage samples to so many prompts, at most; usually 0."""
+    stage = vars(recipe.stage)
+    return rows * stage.get("num_generations", 1) * stage.get("max_completion_length", 0)
 
 
 def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict[str, Any]]:
@@ -119,7 +128,8 @@ def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict
 
 
 def _cap(recipe: Recipe) -> int:
-    return recipe.train.per_device_train_batch_size * recipe.data.max_length
+    size = recipe.train.per_device_train_batch_size
+    return size * recipe.data.max_length + sampled_tokens(recipe, size)
 
 
 def check_fits(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> Memory:

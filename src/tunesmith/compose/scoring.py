@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tunesmith.types import Example, Stage
 BATCH_TOKENS = 4096
 """Tokens that are scored at once."""
 HEAD = "score.safetensors"
+Ends = Callable[[Sequence[Sequence[int]]], Any]
+"""Sequences of ids in, the hidden states of their last tokens (N, D) out."""
 
 
 def check_rewards(recipe: Recipe, stage: Stage) -> None:
@@ -49,31 +52,57 @@ def load(spec: str, root: str, tokenizer: Any, dtype: str) -> Callable[[Sequence
     import torch
     from safetensors.torch import load_file
 
-    from tunesmith.data.collate import collate
-    from tunesmith.models.language_model import LanguageModel
-
     found, folder = _place(spec, root, tokenizer)
-    config = ModelConfig(path=found.base)
     device = platform.device()
-    origin = Origin(found, folder, "")
-    hf = model.weights(origin, config, dtype=dtype, device=device, seed=0)
-    hf.requires_grad_(False)
-    made = LanguageModel(hf, kernels="eager", compute_dtype=getattr(torch, dtype)).eval()
     head_1D = load_file(folder / HEAD)["score.weight"].to(device)
+    whole = not found.adapters and _is_classifier(folder)
+    ends = (_one_by_one if whole else _together)(found, folder, dtype, device)
 
     def score(answers: Sequence[Any]) -> list[float]:
         scores: list[float] = []
-        for group in _groups([len(one.ids) for one in answers]):
-            rows = [np.array(answers[i].ids, np.int32) for i in group]
-            examples = [Example(ids, np.zeros(len(ids), np.float32)) for ids in rows]
-            batch = collate(examples, padded=not made.packable).to(device)
-            last_N = batch.segments.start_G.astype("int64") + batch.segments.length_G - 1
-            with torch.no_grad():
-                hidden_ND = made.hidden_at(batch, torch.from_numpy(last_N).to(device))
+        with torch.no_grad():
+            for group in _groups([len(one.ids) for one in answers]):
+                hidden_ND = ends([answers[i].ids for i in group])
                 scores += (hidden_ND.to(head_1D.dtype) @ head_1D[0]).tolist()
         return scores
 
     return score
+
+
+def _together(found: source.Source, folder: Path, dtype: str, device: Any) -> Ends:
+    """A language model with its adapter merged: sequences are read end to end."""
+    import torch
+
+    from tunesmith.data.collate import collate
+    from tunesmith.models.language_model import LanguageModel
+
+    origin, config = Origin(found, folder, ""), ModelConfig(path=found.base)
+    hf = model.weights(origin, config, dtype=dtype, device=device, seed=0).requires_grad_(False)
+    made = LanguageModel(hf, kernels="eager", compute_dtype=getattr(torch, dtype)).eval()
+
+    def ends(rows: Sequence[Sequence[int]]) -> Any:
+        arrays = [np.array(ids, np.int32) for ids in rows]
+        examples = [Example(ids, np.zeros(len(ids), np.float32)) for ids in arrays]
+        batch = collate(examples, padded=not made.packable).to(device)
+        last_N = batch.segments.start_G.astype("int64") + batch.segments.length_G - 1
+        return made.hidden_at(batch, torch.from_numpy(last_N).to(device))
+
+    return ends
+
+
+def _one_by_one(found: source.Source, folder: Path, dtype: str, device: Any) -> Ends:
+    """A sequence classifier of transformers, which has no head to be a language model with."""
+    import torch
+
+    from tunesmith.models.classifier import last_hidden
+
+    last = last_hidden(folder, getattr(torch, dtype), device)
+    return lambda rows: torch.stack([last(ids) for ids in rows])
+
+
+def _is_classifier(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return any("ForSequenceClassification" in name for name in config.get("architectures") or ())
 
 
 def _place(spec: str, root: str, tokenizer: Any) -> tuple[source.Source, Path]:

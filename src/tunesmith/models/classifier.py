@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,24 @@ def save(hf: nn.Module, weight_1D: Tensor, path: Path) -> None:
         for file in path.glob("model*.safetensors*"):
             file.unlink()
         made.save_pretrained(path)
+
+
+def last_hidden(path: Path, dtype: torch.dtype, device: Any) -> Callable[[Sequence[int]], Tensor]:
+    """The body of a sequence classifier on disk: ids in, the last token's hidden state (D,) out.
+
+    A classifier has no output head, so it is no language model; one sequence is read at a time.
+    """
+    read: Any = AutoModelForSequenceClassification.from_pretrained
+    made = read(
+        path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    made = made.to(device).eval().requires_grad_(False)
+
+    def last(ids: Sequence[int]) -> Tensor:
+        ids_1T = torch.tensor([list(ids)], device=device)
+        return made.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0, -1]
+
+    return last
 
 
 def classifier(hf: Any, weight_1D: Tensor) -> Any:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from tunesmith.errors import RunError
 from tunesmith.rewards.base import Answer
-from tunesmith.stages.rollout_impl import Round, example_of, place_in
+from tunesmith.stages.columns_impl import example_of, place_in
+from tunesmith.stages.rollout_impl import Round
 from tunesmith.types import Batch, Event, Example, Request, Sampling
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith.losses import advantages
 from tunesmith.rewards.base import Reward
-from tunesmith.stages import rollout_impl as rollouts
+from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
 from tunesmith.stages.rollout_impl import Answer, Round
 from tunesmith.types import Batch, Loss, Term
 
@@ -91,12 +91,12 @@ class GrpoStage(rollouts.RolloutStage):
         at_least |= {"num_iterations": 1, "steps_per_generation": 1}
         for name, least in at_least.items():
             value = getattr(config, name)
-            rollouts.within(name, value, value >= least, f"at least {least}")
-        rollouts.within("temperature", config.temperature, config.temperature > 0, "above 0")
-        rollouts.within("epsilon", config.epsilon, 0 < config.epsilon < 1, "above 0, below 1")
+            columns.within(name, value, value >= least, f"at least {least}")
+        columns.within("temperature", config.temperature, config.temperature > 0, "above 0")
+        columns.within("epsilon", config.epsilon, 0 < config.epsilon < 1, "above 0, below 1")
         high = self._epsilon_high
-        rollouts.within("epsilon_high", high, high > 0, "above 0")
-        rollouts.within("beta", config.beta, config.beta >= 0, "0 (off) or above")
+        columns.within("epsilon_high", high, high > 0, "above 0")
+        columns.within("beta", config.beta, config.beta >= 0, "0 (off) or above")
 
     @property
     def _epsilon_high(self) -> float:
@@ -112,7 +112,7 @@ class GrpoStage(rollouts.RolloutStage):
 
         config, shape = self.config, (len(made.items), self.answers_per_prompt)
         scores = self.scores(answers)
-        made.columns |= rollouts.columns_of(answers, scores, shape)
+        made.columns |= columns.columns_of(answers, scores, shape)
         if config.mask_truncated_completions:
             made.items = _masked(made.items, answers)
         if self.needs_old:
@@ -135,8 +135,8 @@ class GrpoStage(rollouts.RolloutStage):
 
         config = self.config
         tokens, _ = model.score(batch, temperature=config.temperature)
-        logprobs_S, example_S = tokens.logprobs_S, rollouts.example_of(tokens, batch)
-        column = lambda name: rollouts.on_tokens(batch, name, example_S, logprobs_S)
+        logprobs_S, example_S = tokens.logprobs_S, columns.example_of(tokens, batch)
+        column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
         old_S = column("old_logprobs") if "old_logprobs" in batch.extra else logprobs_S.detach()
         reach = config.epsilon, self._epsilon_high
         found = policy.clipped(logprobs_S, old_S, column("advantages"), *reach)
@@ -155,7 +155,7 @@ class GrpoStage(rollouts.RolloutStage):
             "ratio": over_tokens(found.ratio_S),
             "surprise": over_tokens(-logprobs_S),
         }
-        return Loss(terms, metrics | rollouts.answer_metrics(batch))
+        return Loss(terms, metrics | columns.answer_metrics(batch))
 
     def _share(self, weights_S: Tensor, example_S: Tensor) -> Tensor:
         """What a token counts before the step's units divide it, shape (S,)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from tunesmith.losses import advantages
 from tunesmith.rewards.base import Reward
-from tunesmith.stages import rollout_impl as rollouts
+from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
 from tunesmith.stages.rollout_impl import Answer, Round
 from tunesmith.types import Batch, Loss, Parts, Term
 
@@ -94,16 +94,16 @@ class PpoStage(rollouts.RolloutStage):
         super().check(recipe)
         config = self.config
         for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches"):
-            rollouts.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
+            columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
         for name in ("temperature", "cliprange", "cliprange_value", "kl_limit", "kl_horizon"):
-            rollouts.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
+            columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
-            rollouts.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
+            columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
         for name in ("kl_coef", "vf_coef", "entropy_coef", "missing_eos_penalty"):
-            rollouts.within(name, vars(config)[name], vars(config)[name] >= 0, "0 or above")
+            columns.within(name, vars(config)[name], vars(config)[name] >= 0, "0 or above")
         target = config.kl_target
         good = target is None or (target > 0 and config.kl_coef > 0)
-        rollouts.within("kl_target", target or 0.0, good, "above 0, with a kl_coef above 0")
+        columns.within("kl_target", target or 0.0, good, "above 0, with a kl_coef above 0")
 
     # ------------------------------------------------------------ the critic
 
@@ -142,7 +142,7 @@ class PpoStage(rollouts.RolloutStage):
 
         config, count = self.config, len(answers)
         scores = self.scores(answers)
-        made.columns |= rollouts.columns_of(answers, scores, (count, 1))
+        made.columns |= columns.columns_of(answers, scores, (count, 1))
         measured = experience.measured(run, made, self._measure(run))
         old_NA, values_NA = (measured[name][:, 0] for name in ("logprobs", "values"))
         mask_NA = experience.mask_of(made)[:, 0]
@@ -192,9 +192,9 @@ class PpoStage(rollouts.RolloutStage):
 
         config = self.config
         tokens, hidden_SD = model.score(batch, temperature=config.temperature)
-        logprobs_S, example_S = tokens.logprobs_S, rollouts.example_of(tokens, batch)
+        logprobs_S, example_S = tokens.logprobs_S, columns.example_of(tokens, batch)
         weights_S = tokens.weights_S.to(logprobs_S.dtype)
-        column = lambda name: rollouts.on_tokens(batch, name, example_S, logprobs_S)
+        column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
         reach = config.cliprange, config.cliprange
         found = policy.clipped(logprobs_S, column("old_logprobs"), column("advantages"), *reach)
         values_S = self.values(hidden_SD).to(logprobs_S.dtype)
@@ -216,7 +216,7 @@ class PpoStage(rollouts.RolloutStage):
             "surprise": over_tokens(-logprobs_S.detach()),
             "values": over_tokens(values_S.detach()),
         }
-        return Loss(terms, metrics | rollouts.answer_metrics(batch))
+        return Loss(terms, metrics | columns.answer_metrics(batch))
 
     # ------------------------------------------------------------ checkpoints
 

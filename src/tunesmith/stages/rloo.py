@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith.losses import advantages
 from tunesmith.rewards.base import Reward
-from tunesmith.stages import rollout_impl as rollouts
+from tunesmith.stages import columns_impl as columns
 from tunesmith.stages.grpo import GrpoStage
 from tunesmith.stages.rollout_impl import Round
 from tunesmith.types import Batch, Loss, Term
@@ -59,9 +59,9 @@ class RlooStage(GrpoStage):
     def weigh(self, made: Round, rewards_PG: np.ndarray) -> None:
         """Takes the KL of each answer off its reward, then the others' mean."""
         if self.config.beta:
-            columns = made.columns
-            kl_PG = (columns["old_logprobs"] - columns["reference_logprobs"]).sum(2)
-            columns["answer_kl"] = kl_PG
+            kept = made.columns
+            kl_PG = (kept["old_logprobs"] - kept["reference_logprobs"]).sum(2)
+            kept["answer_kl"] = kl_PG
             rewards_PG = rewards_PG - self.config.beta * kl_PG
         found_PG = advantages.leave_one_out(rewards_PG)
         if self.config.normalize_advantages:
@@ -72,7 +72,7 @@ class RlooStage(GrpoStage):
         from tunesmith.losses import policy
 
         tokens, _ = model.score(batch, temperature=self.config.temperature)
-        example_S = rollouts.example_of(tokens, batch)
+        example_S = columns.example_of(tokens, batch)
         logprobs_S, weights_S = tokens.logprobs_S, tokens.weights_S
         advantages_N = batch.extra["advantages"].flatten().to(logprobs_S.dtype)
         total = lambda values_S: values_S.new_zeros(len(advantages_N)).index_add(
@@ -80,7 +80,7 @@ class RlooStage(GrpoStage):
         )
         old_S = logprobs_S.detach()
         if "old_logprobs" in batch.extra and self.rounds() != (1, 1):
-            old_S = rollouts.on_tokens(batch, "old_logprobs", example_S, logprobs_S)
+            old_S = columns.on_tokens(batch, "old_logprobs", example_S, logprobs_S)
         found = policy.clipped(
             total(logprobs_S), total(old_S), advantages_N, self.config.epsilon, self._epsilon_high
         )
@@ -94,4 +94,4 @@ class RlooStage(GrpoStage):
         }
         terms = {"policy": over_answers(found.losses_S)}
         self.watch(model, found, ones_N)
-        return Loss(terms, metrics | rollouts.answer_metrics(batch))
+        return Loss(terms, metrics | columns.answer_metrics(batch))
