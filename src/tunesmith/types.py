@@ -340,3 +340,5 @@ class Run(Protocol):
     evaluate: Callable[[], dict[str, float]]
     generator: Generator | None
     scorer: Callable[[str], Callable] | None
+    teacher: Any
+    """Loads a language model by name."""

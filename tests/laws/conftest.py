@@ -11,6 +11,7 @@ import torch
 from tunesmith import registry
 from tunesmith.data.collate import collate_items
 from tunesmith.stages.base import build
+from tunesmith.stages.distill import DistillStage
 from tunesmith.stages.rollout_impl import RolloutStage
 from tunesmith.types import (
     Conversation,
@@ -141,6 +142,15 @@ def _pristine(tiny_model):
     return AutoModelForCausalLM.from_pretrained(tiny_model)
 
 
+def perturbed(hf):
+    """A copy with other weights: a teacher that its student has something to learn from."""
+    made = copy.deepcopy(hf).requires_grad_(False)
+    torch.manual_seed(1)
+    for parameter in made.parameters():
+        parameter += 0.3 * parameter.std(correction=0) * torch.randn_like(parameter)
+    return made
+
+
 @pytest.fixture
 def model_of(_pristine, stage):
     """`model_of(dtype)`: a fresh LanguageModel of the tiny model, the stage equipped for it."""
@@ -150,6 +160,8 @@ def model_of(_pristine, stage):
         model = LanguageModel(copy.deepcopy(_pristine).to(dtype))
         torch.manual_seed(0)
         stage.equip(model.hf)
+        if isinstance(stage, DistillStage):
+            stage.teacher = LanguageModel(perturbed(_pristine).to(dtype)).eval()
         return model
 
     return make

@@ -77,7 +77,7 @@ def build_run(
 
     Args:
         recipe: What to do.
-        origin: Where the weights come from.
+        origin: Its weights.
         directory: The run's directory, locked.
         stage: What is trained.
         sets: Training and evaluation data.
@@ -123,7 +123,7 @@ def build_run(
         reporters=reporters,
         sample=_sampler(recipe, generator, stage, sets[1], directory),
         generator=generator,
-        scorer=_scorer(recipe, stage, resolved["dtype"]),
+        **_other_models(recipe, stage, resolved["dtype"]),
     )
 
 
@@ -145,10 +145,11 @@ def _layout(made: Any, tuner: Any, backend: Any) -> dict[str, Any]:
     return {**ranks, "padded": padded, "share_prompts": shared}
 
 
-def _scorer(recipe: Recipe, stage: Stage, dtype: str) -> Any:
-    """A function that loads a reward model by name."""
-    tokenizer, root = stage.template.tokenizer, recipe.output.dir
-    return functools.partial(scoring.load, root=root, tokenizer=tokenizer, dtype=dtype)
+def _other_models(recipe: Recipe, stage: Stage, dtype: str) -> dict[str, Any]:
+    """Services that load a reward model or a teacher by name."""
+    places = {"root": recipe.output.dir, "dtype": dtype}
+    scorer = functools.partial(scoring.load, tokenizer=stage.template.tokenizer, **places)
+    return {"scorer": scorer, "teacher": functools.partial(model.load, **places)}
 
 
 def _language_model(

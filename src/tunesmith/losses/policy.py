@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.losses.tokens import Head, chunk_rows
+from tunesmith.losses.tokens import Head, chunk_rows, differentiable_logits
 
 Estimator = Literal["k1", "k2", "k3"]
 LARGEST = 20.0
@@ -80,11 +80,5 @@ def entropy(hidden_SD: Tensor, head: Head, temperature: float = 1.0) -> Tensor:
 
 
 def _entropy(hidden_CD: Tensor, head: Head, temperature: float) -> Tensor:
-    logits_CV = torch.nn.functional.linear(
-        hidden_CD, head.weight_VD.to(hidden_CD.dtype), head.bias_V
-    )
-    logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)) * head.scale
-    if head.softcap is not None:
-        logits_CV = head.softcap * torch.tanh(logits_CV / head.softcap)
-    logprobs_CV = torch.log_softmax(logits_CV / temperature, dim=-1)
+    logprobs_CV = torch.log_softmax(differentiable_logits(hidden_CD, head) / temperature, dim=-1)
     return -(logprobs_CV.exp() * logprobs_CV).sum(-1)

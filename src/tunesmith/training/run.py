@@ -60,6 +60,8 @@ class TrainingRun:
     """Answers with the model in training, as it is now."""
     scorer: Callable[[str], Callable] | None = None
     """Loads a reward model by name: answers in, scores out."""
+    teacher: Callable[[str], Any] | None = None
+    """Loads a language model by name."""
     step: int = 0
     best: Best | None = None
     stop_signal: int | None = None
