@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.laws.conftest import groups, sampled, samples
-from tests.stages.sampling_runs import recipe_of, seen, train  # noqa: F401
+from tests.stages.sampling_runs import recipe_of, train
 from tunesmith import compose, registry
 from tunesmith.data.collate import collate_items
 from tunesmith.errors import ConfigError, RunError
@@ -29,7 +29,7 @@ def test_behaviour_log_probabilities_are_those_the_generator_sampled_with(
     temperature,
     tiny_model,
     tmp_path,
-    seen,  # noqa: F811
+    seen,
 ):
     stage = {**GRPO, "temperature": temperature}
     train(tiny_model, tmp_path, stage, tuner={"kind": "lora", "r": 4}, train={"max_steps": 2})
@@ -53,7 +53,7 @@ def test_behaviour_log_probabilities_are_those_the_generator_sampled_with(
     assert warm[0, 0, : len(wanted)] == pytest.approx(wanted, abs=1e-4)
 
 
-def test_answers_are_a_function_of_seed_round_place_and_number(tiny_model, tmp_path, seen):  # noqa: F811
+def test_answers_are_a_function_of_seed_round_place_and_number(tiny_model, tmp_path, seen):
     train(tiny_model, tmp_path, GRPO, train={"max_steps": 1})
     run, _, _ = seen[-1]
     again, next_round = run.stage.roll_out(run, 0), run.stage.roll_out(run, 1)
@@ -175,7 +175,7 @@ def test_rloo_weighs_whole_answers(tiny_model, scene):
     assert found == pytest.approx(np.mean(each), rel=1e-9)
 
 
-def test_rloo_takes_the_kl_off_the_reward(tiny_model, tmp_path, seen):  # noqa: F811
+def test_rloo_takes_the_kl_off_the_reward(tiny_model, tmp_path, seen):
     stage = {"kind": "rloo", "rewards": LENGTH, "num_generations": 3, "beta": 0.5}
     train(tiny_model, tmp_path, stage, train={"max_steps": 4}, optim={"learning_rate": 1e-2})
     _, made, _ = seen[-1]
@@ -187,7 +187,7 @@ def test_rloo_takes_the_kl_off_the_reward(tiny_model, tmp_path, seen):  # noqa: 
     assert columns["advantages"] == pytest.approx(net - others, abs=1e-5)
 
 
-def test_cut_answers_can_be_left_out(tiny_model, tmp_path, seen):  # noqa: F811
+def test_cut_answers_can_be_left_out(tiny_model, tmp_path, seen):
     stage = {**GRPO, "mask_truncated_completions": True, "max_completion_length": 1}
     run = train(tiny_model, tmp_path, stage, train={"max_steps": 2})
     _, made, answers = seen[-1]
@@ -246,7 +246,7 @@ def test_a_head_that_caps_its_logits_trains_at_temperature_1_only(scene):
     assert caught.value.code == "C192"
 
 
-def test_a_model_that_broke_stops_the_run(tiny_model, tmp_path, seen):  # noqa: F811
+def test_a_model_that_broke_stops_the_run(tiny_model, tmp_path, seen):
     train(tiny_model, tmp_path, GRPO, train={"max_steps": 1})
     run, _, _ = seen[-1]
     with torch.no_grad():

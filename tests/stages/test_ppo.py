@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.stages.plain_ppo import Answer, PlainPpo, Settings
-from tests.stages.sampling_runs import Lines, recipe_of, seen, train  # noqa: F401
+from tests.stages.sampling_runs import Lines, recipe_of, train
 from tunesmith import compose
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.training import checkpoint
@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):  # noqa: F811
+def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
     from transformers import AutoModelForCausalLM
 
     own = SETTINGS[name]
@@ -63,7 +63,7 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):  # 
 
 
 @pytest.mark.parametrize("tuner", ["full", "freeze", {"kind": "lora", "r": 4}])
-def test_the_reference_is_the_model_before_training(tuner, tiny_model, tmp_path, seen):  # noqa: F811
+def test_the_reference_is_the_model_before_training(tuner, tiny_model, tmp_path, seen):
     stage = {"kind": "ppo", "rewards": LENGTH, "num_ppo_epochs": 2}
     run = train(
         tiny_model,
@@ -120,7 +120,7 @@ def test_a_reward_model_scores_and_stays_apart_from_policy_and_critic(
     reward_run,
     tiny_model,
     tmp_path,
-    seen,  # noqa: F811
+    seen,
 ):
     judge = reward_run(tuner)
     head = load_file(judge.model_path() / "score.safetensors")["score.weight"]

@@ -124,7 +124,7 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
     display.line("data", artefacts.describe_data(train_set, eval_set))
     data.check_before_training(recipe, stage, train_set, eval_set, display.line)
-    for note in data.notes(recipe, train_set):
+    for note in data.notes(recipe, train_set, stage):
         display.line("note", note)
     need = memory.check_fits(
         recipe, origin, platform.choose_dtype(recipe.train.dtype), train_set

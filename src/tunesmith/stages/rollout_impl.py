@@ -133,6 +133,7 @@ class RolloutStage(Plain):
         count, longest = self.answers_per_prompt, config.max_completion_length
         said = f"{count} answer(s) to each prompt, of at most {longest} tokens, "
         say(f"{said}at temperature {config.temperature:g}")
+        say("their log-probabilities are those of the training forward, not the sampler's")
         if self.needs_reference:
             keep_reference(run.tuner, run.model)
 
