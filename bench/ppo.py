@@ -9,6 +9,7 @@ last line is one JSON object: {"bench", "answers_per_second", "sampling_share", 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -76,7 +77,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             }
         )
     )
-    rounds = list(zip(spans, spans[1:], strict=False))[1:]  # from one sampling to the next
+    rounds = list(itertools.pairwise(spans))[1:]  # from one sampling to the next
     whole = sum(after[0] - before[0] for before, after in rounds)
     sampling = sum(before[1] - before[0] for before, _ in rounds)
     return {
