@@ -21,7 +21,7 @@ THINGS = ["dog", "cat", "ball", "tree", "boat", "bird", "car", "bear"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Speed of PPO, and its share of sampling")
     parser.add_argument("model", help="a small story model, such as stories260K")
     parser.add_argument("--tuner", default="lora")
     parser.add_argument("--updates", type=int, default=8)
