@@ -26,17 +26,6 @@ SETUPS = {
         "packing": "pack",
     },
     "pretrain-full": {"stage": "pretrain", "tuner": "full", "packing": "none"},
-    "ppo-lora": {  # rounds of three updates, saved every two: at borders and within
-        "stage": {
-            "kind": "ppo",
-            "rewards": [{"path": "length", "argument": "4"}],
-            "max_completion_length": 6,
-            "num_ppo_epochs": 3,
-            "normalize_scores": True,
-        },
-        "tuner": {"kind": "lora", "r": 4, "lora_dropout": 0.1},
-        "packing": "none",
-    },
 }
 TIMED = {"tokens_per_second", "memory_gb", "elapsed_s", "eta_s"}
 WORDS = ["sun", "moon", "tide", "hill", "lamp", "coin", "fern", "wolf", "kite", "mill"]
