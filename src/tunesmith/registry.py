@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "generation": ("generation", "Generator"),
     "formats": ("data.formats", ""),
     "exporting": ("exporting", ""),
+    "rewards": ("rewards", ""),
 }
 
 

@@ -316,6 +316,10 @@ class Stage(Protocol):
         takes its weights back."""
         ...
 
+    def arrange(self, loader: Any) -> Any:
+        """The loader as this stage visits it; most take its steps one after another."""
+        ...
+
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]: ...
     def steps(self, run: Run) -> Iterator[Step]: ...
     def save(self, hf: nn.Module, path: Path) -> None:
@@ -343,8 +347,12 @@ class Run(Protocol):
     stage: Stage
     model: nn.Module
     parallel: Parallel
+    tuner: Tuner
     loader: Any
     step: int
     total_steps: int
     evaluate: Callable[[], dict[str, float]]
     generator: Generator | None
+    scorer: Callable[[str], Callable] | None
+    teacher: Any
+    """Loads a language model by name."""

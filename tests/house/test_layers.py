@@ -22,7 +22,9 @@ ROWS = (
     ("evaluation", "exporting"),
     ("training",),
     ("stages",),
-    ("generation",),
+    # Rewards judge what was generated and are asked by stages, so they stand below these; they know
+    # texts and numbers, no model: a reward model reaches them through compose.
+    ("generation", "rewards"),
     ("parallel", "tuners"),
     ("models",),
     ("quant",),
@@ -47,7 +49,18 @@ ONLY_IN = {
 }
 # Parts whose files must be importable without torch: torch and models only inside functions, or
 # in a sibling called `<name>_impl.py`.
-COLD = {"stages", "tuners", "parallel", "generation", "quant", "recipe", "templates", "data", "cli"}
+COLD = {
+    "stages",
+    "rewards",
+    "tuners",
+    "parallel",
+    "generation",
+    "quant",
+    "recipe",
+    "templates",
+    "data",
+    "cli",
+}
 COLD |= {"rundir", "platform", "registry", "types", "errors", "__init__"}
 HEAVY = {"torch", "transformers", "peft", "safetensors.torch", "tunesmith.models"}
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from tunesmith import registry
 from tunesmith.data.collate import collate_items
 from tunesmith.stages.base import build
-from tunesmith.types import Conversation, Document, Feedback, Message, Parts, Preference
+from tunesmith.stages.distill import DistillStage
+from tunesmith.stages.rollout_impl import RolloutStage
+from tunesmith.types import (
+    Conversation,
+    Document,
+    Example,
+    Feedback,
+    Message,
+    Parts,
+    Preference,
+)
 
 STAGES = registry.names("stages")
 
@@ -80,16 +91,43 @@ def items(stage):
     assert not [e.problem for e in encoded if e.problem]
     if stage.sample[0] in (Preference, Feedback):
         return [e.examples for e in encoded]
+    if isinstance(stage, RolloutStage):
+        return groups([e.examples[0] for e in encoded], stage.answers_per_prompt)
     return [(example,) for e in encoded for example in e.examples]
 
 
+def groups(examples: list[Example], count: int) -> list[tuple[Example, ...]]:
+    """Prompts with `count` answers: its own, then what was said to other prompts."""
+    answers = [e.ids_T[e.weights_T > 0] for e in examples]
+    made = []
+    for at, example in enumerate(examples):
+        prompt = example.ids_T[example.weights_T == 0]
+        said = [answers[(at + number) % len(answers)] for number in range(count)]
+        weights = [np.repeat([0, 1], [len(prompt), len(s)]).astype(np.float32) for s in said]
+        ids = [np.concatenate([prompt, s]) for s in said]
+        made.append(tuple(map(Example, ids, weights)))
+    return made
+
+
+def sampled(items: list) -> dict[str, np.ndarray]:
+    """The columns that a round of answers would have, drawn at random."""
+    rng = np.random.default_rng(5)
+    shape = len(items), len(items[0]), max(len(e.ids_T) for item in items for e in item)
+    columns = {"advantages": rng.normal(size=shape[:2])}
+    for name in ("old_logprobs", "reference_logprobs"):
+        columns[name] = -5.5 + rng.normal(size=shape) * 0.1
+    return columns | {name: rng.normal(size=shape) for name in ("old_values", "returns")}
+
+
 @pytest.fixture
-def lay(items):
+def lay(items, stage):
     """`lay(rows, **layout)`: a batch of these rows, with what `prepare` and `steps` would add."""
 
     def lay(rows, **layout):
         values_N2 = torch.linspace(-30, -20, 2 * len(items), dtype=torch.float64).view(-1, 2)
-        columns = {"reference": values_N2[list(rows)].numpy()}
+        columns = {"reference": values_N2.numpy()}
+        columns |= sampled(items) if isinstance(stage, RolloutStage) else {}
+        columns = {name: values[list(rows)] for name, values in columns.items()}
         batch = collate_items([items[row] for row in rows], columns=columns, **layout)
         batch.extra["kl"] = torch.tensor(0.25)
         return batch
@@ -104,6 +142,15 @@ def _pristine(tiny_model):
     return AutoModelForCausalLM.from_pretrained(tiny_model)
 
 
+def perturbed(hf):
+    """A copy with other weights: a teacher that its student has something to learn from."""
+    made = copy.deepcopy(hf).requires_grad_(False)
+    torch.manual_seed(1)
+    for parameter in made.parameters():
+        parameter += 0.3 * parameter.std(correction=0) * torch.randn_like(parameter)
+    return made
+
+
 @pytest.fixture
 def model_of(_pristine, stage):
     """`model_of(dtype)`: a fresh LanguageModel of the tiny model, the stage equipped for it."""
@@ -113,6 +160,8 @@ def model_of(_pristine, stage):
         model = LanguageModel(copy.deepcopy(_pristine).to(dtype))
         torch.manual_seed(0)
         stage.equip(model.hf)
+        if isinstance(stage, DistillStage):
+            stage.teacher = LanguageModel(perturbed(_pristine).to(dtype)).eval()
         return model
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 
 import pytest
@@ -15,6 +16,15 @@ from tunesmith.training.log import TIMED
 from tunesmith.types import Conversation, Document, Feedback, Preference
 
 STAGES = registry.names("stages")
+LENGTH = {"rewards": [{"path": "length", "argument": "5"}], "max_completion_length": 8}
+# Rounds of several updates, so that a stop falls into the middle of one.
+SAMPLING: dict[str, dict] = {
+    "grpo": {**LENGTH, "num_generations": 3, "num_iterations": 2, "steps_per_generation": 2,
+             "beta": 0.1},
+    "rloo": {**LENGTH, "num_generations": 2, "num_iterations": 3},
+    "ppo": {**LENGTH, "num_ppo_epochs": 2, "num_mini_batches": 2, "kl_target": 1.0,
+            "normalize_scores": True, "entropy_coef": 0.01},
+}  # fmt: skip
 
 
 def rows(kind: type) -> list[dict]:
@@ -48,9 +58,23 @@ def rows(kind: type) -> list[dict]:
     raise KeyError(f"no law rows for {kind}: add them here")
 
 
+def teacher(tiny_model, folder):
+    """The model with other weights, in a folder of its own."""
+    from tests.laws.conftest import perturbed
+    from transformers import AutoModelForCausalLM
+
+    path = folder / "teacher"
+    shutil.copytree(tiny_model, path)
+    perturbed(AutoModelForCausalLM.from_pretrained(tiny_model)).save_pretrained(path)
+    return path
+
+
 @pytest.fixture(params=STAGES)
 def make_recipe(request, tiny_model, tmp_path):
     """`make_recipe(name)`: a recipe of the stage with every source of randomness switched on."""
+    if request.param == "distill":
+        SAMPLING["distill"] = {"teacher": str(teacher(tiny_model, tmp_path)), "lmbda": 0.5,
+                               "max_completion_length": 8}  # fmt: skip
     data = tmp_path / "rows.jsonl"
     kind = registry.load("stages", request.param).sample[0]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
@@ -59,6 +83,7 @@ def make_recipe(request, tiny_model, tmp_path):
         stage = {"kind": request.param}
         if request.param == "sft":
             stage["neftune_noise_alpha"] = 5.0
+        stage |= SAMPLING.get(request.param, {})
         return recipe.from_dict(
             {
                 "model": {"path": str(tiny_model)},

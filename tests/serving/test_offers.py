@@ -61,7 +61,7 @@ def test_a_reward_model_scores_as_in_training(reward):
         ids = torch.tensor([[*turn.prompt_ids, *turn.completion_ids]])
         with torch.no_grad():
             hidden = offer.reader.backbone(ids).last_hidden_state[0, -1]
-        expected.append(float(offer.reader.weight_1D[0] @ hidden.to(offer.reader.weight_1D.dtype)))
+        expected.append(float(offer.reader.head(hidden.to(offer.reader.head.weight.dtype))))
     assert scores == pytest.approx(expected, abs=1e-3)
 
 

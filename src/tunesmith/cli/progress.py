@@ -44,18 +44,21 @@ class Terminal(Display):
                     text += f" · perplexity {line['eval_perplexity']:.4g}"
                 if "eval_rewards/accuracies" in line:
                     text += f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
+                if "eval_reward" in line:
+                    text = f"step {line['step']} · mean reward {line['eval_reward']:.4f} (greedy)"
                 self.line("eval", text)
             return
         if not self.headed:
             output.log(HEADING)
             self.headed = True
-        self.losses.append(line["loss"])
+        # Where answers are rewarded the loss says little: its sign follows the last few answers.
+        self.losses.append(line.get("reward", line["loss"]))
         eval_text = f"{self.eval_loss:.4f}" if self.eval_loss is not None else "–"
         output.log(
             f"{line['step']:>7} {line['loss']:>9.4f} {eval_text:>8} {line['learning_rate']:>9.1e} "
             f"{line['grad_norm']:>7.2f} {output.count(line['tokens_per_second']):>7} "
             f"{line['memory_gb']:>5.1f}G {output.duration(line['elapsed_s']):>8} "
-            f"{output.duration(line['eta_s']):>7}   {sparkline(self.losses)}"
+            f"{output.duration(line['eta_s']):>7}   {sparkline(self.losses)}{_reward(line)}"
         )
 
     def done(self, summary: dict[str, Any]) -> None:
@@ -104,3 +107,8 @@ def masked(ids: list[int], weights: list[float], decode: Any, colour: bool) -> s
         spans[-1][1].append(token)
     text = "".join(f"{before}{decode(i)}{after}" if on else decode(i) for on, i in spans)
     return text.replace("\n", "⏎")
+
+
+def _reward(line: dict[str, Any]) -> str:
+    """The mean reward of sampled answers, where a stage has one."""
+    return f"  reward {line['reward']:.4f}" if "reward" in line else ""

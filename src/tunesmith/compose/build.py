@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tunesmith import platform
-from tunesmith.compose import data, model, samples, source
+from tunesmith.compose import data, model, rewarding, samples, source
 from tunesmith.compose.display import Display
 from tunesmith.compose.model import Origin
 from tunesmith.errors import EnvironmentFault
@@ -76,13 +77,13 @@ def build_run(
 
     Args:
         recipe: What to do.
-        origin: Where the weights come from.
+        origin: Its weights.
         directory: The run's directory, locked.
         stage: What is trained.
         sets: Training and evaluation data.
         display: Is told what was chosen.
     """
-    from tunesmith.models import load
+    from tunesmith.generation.torch import TorchGenerator
     from tunesmith.training import optim, report
     from tunesmith.training.precision import LossScale
     from tunesmith.training.run import TrainingRun
@@ -94,14 +95,12 @@ def build_run(
     tuner = tuners.build(recipe.tuner)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
-    where = f"{resolved['dtype']} on {backend.device} ({resolved['threads']} threads)"
-    display.line("model", f"{origin.describe()}  {load.describe(hf)}  {where}")
+    _tell_model(display, origin, language_model, resolved)
     for note in [*stage.template.notes, *language_model.notes]:
         display.line("note", note)
-    padded = not (load.packable(hf.config) and tuner.packable)
-    ranks = {"rank": backend.rank, "world": backend.world, "padded": padded}
-    ranks["share_prompts"] = language_model.shares_prompts and not padded
-    loader = data.train_loader(recipe, sets[0], **ranks)
+    ranks = _layout(language_model, tuner, backend)
+    loader = stage.arrange(data.train_loader(recipe, sets[0], **ranks))
+    generator = TorchGenerator(language_model, stage.template.tokenizer)
     reporters = report.build(recipe.log.report_to, directory.path)
     display.line("tuner", describe_tuner(recipe, hf))
     stage.equip(hf)
@@ -122,8 +121,35 @@ def build_run(
         base_hash=origin.sha256,
         report=_observer(display, reporters),
         reporters=reporters,
-        sample=_sampler(recipe, language_model, stage, sets[1], directory),
+        sample=_sampler(recipe, generator, stage, sets[1], directory),
+        generator=generator,
+        **_other_models(recipe, stage, resolved["dtype"]),
     )
+
+
+def _tell_model(display: Display, origin: Origin, made: Any, resolved: dict) -> None:
+    """`builtin:tiny  llama 5L×256  4.7M params  float32 on cpu (1 threads)`."""
+    from tunesmith.models import load
+
+    where = f"{resolved['dtype']} on {made.hf.device} ({resolved['threads']} threads)"
+    display.line("model", f"{origin.describe()}  {load.describe(made.hf)}  {where}")
+
+
+def _layout(made: Any, tuner: Any, backend: Any) -> dict[str, Any]:
+    """Which part of each step is this process's, and how its batches are laid out."""
+    from tunesmith.models import load
+
+    padded = not (load.packable(made.hf.config) and tuner.packable)
+    shared = made.shares_prompts and not padded
+    ranks = {"rank": backend.rank, "world": backend.world}
+    return {**ranks, "padded": padded, "share_prompts": shared}
+
+
+def _other_models(recipe: Recipe, stage: Stage, dtype: str) -> dict[str, Any]:
+    """Services that load a reward model or a teacher by name."""
+    places = {"root": recipe.output.dir, "dtype": dtype}
+    scorer = functools.partial(rewarding.load, tokenizer=stage.template.tokenizer, **places)
+    return {"scorer": scorer, "teacher": functools.partial(model.load, **places)}
 
 
 def _language_model(
@@ -161,13 +187,10 @@ def _observer(display: Display, reporters: list[Any]) -> Any:
     return observe
 
 
-def _sampler(recipe: Recipe, made: Any, stage: Stage, eval_set: Any, directory: RunDir) -> Any:
+def _sampler(recipe: Recipe, generator: Any, stage: Stage, eval_set: Any, directory: RunDir) -> Any:
     """Answers evaluation prompts at evaluations, if the recipe asks for it."""
     if not recipe.eval.generate or eval_set is None:
         return None
-    from tunesmith.generation.torch import TorchGenerator
-
-    generator = TorchGenerator(made, stage.template.tokenizer)
     path = directory.path / "samples.jsonl"
     return samples.sampler(eval_set, recipe.eval.generate, stage.template, generator, path)
 

@@ -146,9 +146,9 @@ def check_sources(recipe: Recipe) -> None:
         read.locate(source.path)
 
 
-def notes(recipe: Recipe, dataset: Dataset) -> list[str]:
+def notes(recipe: Recipe, dataset: Dataset, stage: Stage) -> list[str]:
     """Settings of the schedule that will not do what they seem to."""
-    plan = train_loader(recipe, dataset, rank=0, world=1, padded=False)
+    plan = stage.arrange(train_loader(recipe, dataset, rank=0, world=1, padded=False))
     total = plan.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     optim, found = recipe.optim, []
     warmup = schedule.length(optim.warmup_steps, total)

@@ -8,6 +8,7 @@ counted from the layers' shapes (see `activation_bytes`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +94,23 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
     """Tokens of the largest forward pass: the longest rows together, or full bins, up to the limit
-    on one pass; a row is never cut."""
+    on one pass (a row is never cut); with what is sampled, which no limit cuts."""
     size = recipe.train.per_device_train_batch_size
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
-    whole = int(sum(longest)) if recipe.data.packing == "none" else size * recipe.data.max_length
-    limit = max_forward_tokens(recipe)
+    packed = recipe.data.packing != "none"
+    whole = size * recipe.data.max_length if packed else int(sum(longest))
+    rows = math.ceil(whole / max(float(dataset.lengths.mean()), 1.0)) if packed else size
+    sampled, limit = sampled_tokens(recipe, rows), max_forward_tokens(recipe)
+    if sampled or limit is None:
+        return whole + sampled
     one = recipe.data.max_length if recipe.data.packing == "blocks" else longest[0]
-    return whole if limit is None else min(whole, max(limit, one))
+    return min(whole, max(limit, one))
+
+
+def sampled_tokens(recipe: Recipe, rows: int) -> int:
+    """Tokens of the answers that a stage samples to so many prompts, at most; usually 0."""
+    stage = vars(recipe.stage)
+    return rows * stage.get("num_generations", 1) * stage.get("max_completion_length", 0)
 
 
 def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict[str, Any]]:
@@ -122,7 +133,8 @@ def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict
 
 
 def _cap(recipe: Recipe) -> int:
-    return recipe.train.per_device_train_batch_size * recipe.data.max_length
+    size = recipe.train.per_device_train_batch_size
+    return size * recipe.data.max_length + sampled_tokens(recipe, size)
 
 
 def check_fits(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> Memory:

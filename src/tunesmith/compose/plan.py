@@ -29,6 +29,7 @@ def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     ready = train.prepare(recipe, display)
     train_set, eval_set = ready.train_set, ready.eval_set
     loader = data.train_loader(recipe, train_set, rank=0, world=1, padded=False)
+    loader = ready.stage.arrange(loader)
     total = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     tokens = int(train_set.lengths.sum())
     return {
@@ -61,6 +62,7 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
     ready = train.prepare(recipe, display)
     recipe, origin, dataset = ready.recipe, ready.origin, ready.train_set
     loader = data.train_loader(recipe, dataset, rank=0, world=1, padded=False)
+    loader = ready.stage.arrange(loader)
     steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     dtype = platform.choose_dtype(recipe.train.dtype)
     need = memory(recipe, origin, dtype, largest_batch(recipe, dataset))

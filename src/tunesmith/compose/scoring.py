@@ -137,7 +137,7 @@ def load(
 
     compute, device = platform.choose_dtype(dtype), platform.device()
     recipe, config = _recipe(found), ModelConfig(path=found.base)
-    directory = _tokenizer_dir(found, config, recipe)
+    directory = tokenizer_dir(found)
     hf = _language_model(found, config, recipe, compute, device)
     parts = _parts(found, directory, recipe, model.Origin(found, directory, ""), say)
     stage: Any = stages.build(RewardConfig(), parts)
@@ -164,10 +164,12 @@ def _recipe(found: Source) -> Recipe | None:
     return recipes.load(str(path), environ={}) if path is not None and path.is_file() else None
 
 
-def _tokenizer_dir(found: Source, config: ModelConfig, recipe: Recipe | None) -> Path:
+def tokenizer_dir(found: Source) -> Path:
+    """Where the tokenizer of a reward model is."""
+    recipe = _recipe(found)
     if found.checkpoint is not None and recipe is not None:
         return model.origin(recipe).tokenizer_dir
-    return model.tokenizer_dir(config, found)
+    return model.tokenizer_dir(ModelConfig(path=found.base), found)
 
 
 def _language_model(

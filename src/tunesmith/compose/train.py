@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import platform, recipe as recipes
-from tunesmith.compose import artefacts, build, data, memory, model, stopping
+from tunesmith.compose import artefacts, build, data, memory, model, rewarding, stopping
 from tunesmith.compose.display import Display
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.recipe.sections import Recipe
@@ -120,10 +120,11 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     factory = data.encoder_factory(recipe, origin.tokenizer_dir)
     stage = factory.build()
     stage.check(recipe)
+    rewarding.check(recipe, stage)
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
     display.line("data", artefacts.describe_data(train_set, eval_set))
     data.check_before_training(recipe, stage, train_set, eval_set, display.line)
-    for note in data.notes(recipe, train_set):
+    for note in data.notes(recipe, train_set, stage):
         display.line("note", note)
     need = memory.check_fits(
         recipe, origin, platform.choose_dtype(recipe.train.dtype), train_set

@@ -193,16 +193,30 @@ class Loader:
         evenly, in order; `max_forward_tokens` cuts it further. Every rank has the same number of
         micro-batches; one that has no row left gets a filler with units 0.
         """
+        batches: list[Batch] = []
+        for shares in self._shares(index):
+            cut = [self._cut(share) for share in shares]
+            mine, most = cut[self.rank], max(map(len, cut))
+            batches += [self._batch(part) for part in mine] + [filler()] * (most - len(mine))
+        return batches
+
+    def micro_rows(self, index: int) -> list[list[int]]:
+        """Rows of this rank in step `index`, by micro-batch, which is not cut; not for blocks."""
+        return [
+            [int(row) for unit in shares[self.rank] if not isinstance(unit, Block) for row in unit]
+            for shares in self._shares(index)
+        ]
+
+    def _shares(self, index: int) -> list[list[list[Unit]]]:
+        """Each rank's units of each micro-batch of a step."""
         units = self._units_of(index)
         per_micro = self.batch_size * self.world
-        batches: list[Batch] = []
+        found = []
         for start in range(0, len(units), per_micro):
             micro = units[start : start + per_micro]
             share = math.ceil(len(micro) / self.world)
-            shares = [self._cut(micro[rank * share :][:share]) for rank in range(self.world)]
-            mine, most = shares[self.rank], max(map(len, shares))
-            batches += [self._batch(part) for part in mine] + [filler()] * (most - len(mine))
-        return batches
+            found.append([micro[rank * share :][:share] for rank in range(self.world)])
+        return found
 
     def _cut(self, units: Sequence[Unit]) -> list[Sequence[Unit]]:
         """Units of a micro-batch in parts for one forward pass; nothing is one empty part."""

@@ -100,6 +100,16 @@ def logits(hidden_SD: Tensor, head: Head) -> Tensor:
     return _logits(hidden_SD, head.weight_VD.detach(), head.bias_V, head)
 
 
+def differentiable_logits(hidden_CD: Tensor, head: Head) -> Tensor:
+    """All logits of a chunk in float32 or wider with autograd; shape (C, V). Call it in chunks."""
+    weight_VD = head.weight_VD.to(hidden_CD.dtype)
+    logits_CV = torch.nn.functional.linear(hidden_CD, weight_VD, head.bias_V)
+    logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)) * head.scale
+    if head.softcap is not None:
+        logits_CV = head.softcap * torch.tanh(logits_CV / head.softcap)
+    return logits_CV
+
+
 def chunk_rows(weight_VD: Tensor) -> int:
     """Rows whose float32 logits fit `CHUNK_BYTES`: a multiple of 16."""
     size = CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES["cuda"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ConfigError
-from tunesmith.losses.tokens import head_logprobs
+from tunesmith.losses.tokens import Head, head_logprobs
 from tunesmith.models import attention as attention_module, kernels as kernels_module
 from tunesmith.models.allocator import keep_freed_memory
 from tunesmith.models.heads import HeadCache, verify
@@ -85,16 +85,55 @@ class LanguageModel(nn.Module):
             batch: Packed (B = 1, segments end to end) or padded (a segment a row).
             embed: Changes the embeddings (B, T, D) before the first layer (NEFTune), or None.
         """
+        return self.score(batch, embed, guess=True)[0]
+
+    def score(
+        self,
+        batch: Batch,
+        embed: Embed | None = None,
+        *,
+        temperature: float = 1.0,
+        guess: bool = False,
+    ) -> tuple[TokenLogprobs, Tensor]:
+        """As `forward`, with the hidden states that predict the targets, shape (S, D).
+
+        Args:
+            batch: As `forward`.
+            embed: As `forward`.
+            temperature: Divides the logits: log-probabilities of tokens sampled at it.
+            guess: Whether the loss will be Σ c·w·log p, which a trained head can be told.
+        """
         ids, weights = batch.ids_BT.reshape(-1), batch.weights_BT.reshape(-1)
         position_S = weights.nonzero()[:, 0]
         hidden_SD = self.hidden_at(batch, predecessors(batch.segments, position_S), embed)
         weights_S = weights[position_S]
         logprobs_S, correct_S = head_logprobs(
-            hidden_SD, self._heads.head(), ids[position_S].long(), weights_S=weights_S
+            hidden_SD,
+            self.head(temperature),
+            ids[position_S].long(),
+            weights_S=weights_S if guess else None,
         )
         starts_G = torch.as_tensor(batch.segments.start_G, device=position_S.device)
         segment_S = torch.searchsorted(starts_G.long(), position_S, right=True) - 1
-        return TokenLogprobs(logprobs_S, weights_S, segment_S, correct_S)
+        return TokenLogprobs(logprobs_S, weights_S, segment_S, correct_S), hidden_SD
+
+    def head(self, temperature: float = 1.0) -> Head:
+        """The output head as it is now, its logits divided by a temperature.
+
+        Raises:
+            ConfigError: C192, a temperature other than 1 with a head that caps its logits.
+        """
+        head = self._heads.head()
+        if temperature == 1.0:
+            return head
+        if head.softcap is not None:
+            raise ConfigError(
+                "C192",
+                f"{self.hf.config.model_type} caps its logits: only temperature 1 can be trained",
+                where="stage.temperature",
+                fix="stage.temperature=1",
+            )
+        return head._replace(scale=head.scale / temperature)
 
     @property
     def shares_prompts(self) -> bool:

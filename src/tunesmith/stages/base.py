@@ -36,6 +36,9 @@ class Plain:
     def prepare(self, run: Run, say: Callable[[str], None]) -> None:
         """Nothing is needed before training."""
 
+    def arrange(self, loader: Any) -> Any:
+        return loader
+
     def steps(self, run: Run) -> Iterator[Step]:
         return run.loader.steps(run.step, run.total_steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -116,7 +117,8 @@ def with_loss(means: dict[str, float], coefs: Mapping[str, float]) -> dict[str, 
     """The means led by `loss`, the sum of a stage's terms, where no single term is called so."""
     if "loss" in means or not coefs:
         return means
-    return {"loss": sum(coef * means[name] for name, coef in coefs.items()), **means}
+    # fsum: a checkpoint may give the terms back in another order
+    return {"loss": math.fsum(coef * means[name] for name, coef in coefs.items()), **means}
 
 
 def memory_gb() -> float:

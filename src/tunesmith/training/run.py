@@ -57,6 +57,11 @@ class TrainingRun:
     sample: Callable[[int], None] | None = None
     """Writes sampled answers of a step, at evaluations."""
     generator: Generator | None = None
+    """Answers with the model in training, as it is now."""
+    scorer: Callable[[str], Callable] | None = None
+    """Loads a reward model by name: answers in, scores out."""
+    teacher: Callable[[str], Any] | None = None
+    """Loads a language model by name."""
     step: int = 0
     best: Best | None = None
     stop_signal: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tunesmith import registry
 from tunesmith.types import Tuner
@@ -26,6 +26,19 @@ def for_adapter(path: Path) -> Tuner:
     from tunesmith.tuners import lora_files_impl
 
     return registry.load("tuners", "lora").build(lora_files_impl.read_config(path))
+
+
+@runtime_checkable
+class KeepsReference(Protocol):
+    """A tuner that changes weights in place: `reference` needs a copy made before training."""
+
+    def keep_reference(self, model: nn.Module) -> None: ...
+
+
+def keep_reference(tuner: Tuner, model: nn.Module) -> None:
+    """Makes `tuner.reference(model)` the model as it is now; adapters need nothing for it."""
+    if isinstance(tuner, KeepsReference):
+        tuner.keep_reference(model)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

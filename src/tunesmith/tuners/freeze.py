@@ -56,6 +56,12 @@ class FreezeTuner:
     def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         return decay_groups(model, weight_decay)
 
+    def keep_reference(self, model: nn.Module) -> None:
+        """Copies the trained weights as they are now, for `reference`."""
+        from tunesmith.tuners.full_impl import keep_reference
+
+        keep_reference(model)
+
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:
         """The model as it was when `full_impl.keep_reference` copied its trained weights."""
         from tunesmith.tuners.full_impl import reference

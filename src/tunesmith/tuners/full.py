@@ -44,6 +44,12 @@ class FullTuner:
     def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         return decay_groups(model, weight_decay)
 
+    def keep_reference(self, model: nn.Module) -> None:
+        """Copies the trained weights as they are now, for `reference`."""
+        from tunesmith.tuners.full_impl import keep_reference
+
+        keep_reference(model)
+
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:
         """The model as it was when `full_impl.keep_reference` copied it."""
         from tunesmith.tuners.full_impl import reference

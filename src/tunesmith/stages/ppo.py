@@ -1,0 +1,239 @@
+"""Proximal policy optimisation: a policy, a critic on its own hidden states, and a KL leash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tunesmith.losses import advantages
+from tunesmith.rewards.base import Reward
+from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
+from tunesmith.stages.rollout_impl import Answer, Round
+from tunesmith.types import Batch, Loss, Parts, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """One answer a prompt, every token weighed by a critic (arXiv:1707.06347, 2203.02155). A
+    step's batch size counts prompts."""
+
+    kind: Literal["ppo"] = "ppo"
+    """The stage's name."""
+    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
+    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
+    token_count, rewards.py:function, http://…, a reward model's run."""
+    max_completion_length: int = 256
+    """Longest answer in tokens."""
+    temperature: float = 1.0
+    """Of sampling, and of the log-probabilities that are trained."""
+    num_ppo_epochs: int = 4
+    """Passes over the answers of a round."""
+    num_mini_batches: int = 1
+    """Steps whose prompts are answered at once; each pass makes so many updates."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the model before training, in each token's reward; 0: none."""
+    kl_target: float | None = None
+    """KL of an answer, in nats, that kl_coef is steered towards; default: kl_coef stays."""
+    kl_horizon: float = 10_000.0
+    """Answers over which kl_coef follows."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of a token's KL in its reward; k1 is unbiased."""
+    gamma: float = 1.0
+    """Discount of later rewards."""
+    lam: float = 0.95
+    """GAE: 0 trusts the critic, 1 what was seen."""
+    cliprange: float = 0.2
+    """How far the ratio to the sampling policy may go."""
+    cliprange_value: float = 0.2
+    """How far a value may go from what it was."""
+    vf_coef: float = 0.1
+    """Weight of the critic's loss."""
+    entropy_coef: float = 0.0
+    """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
+    normalize_scores: bool = False
+    """Bring rewards to mean 0 and variance 1 of all seen so far."""
+    missing_eos_penalty: float = 0.0
+    """Taken off the reward of answers that were cut at max_completion_length."""
+    kl_limit: float = 30.0
+    """Red line: KL of an answer to the model before training, in nats."""
+    on_health: Literal["warn", "stop"] = "warn"
+    """A crossed red line (KL, clipped share, ratio, length, critic): say so, or stop."""
+
+
+class PpoStage(rollouts.RolloutStage):
+    """The critic is a linear head on the policy's hidden states, apart from any reward head."""
+
+    Config = PpoConfig
+    value: nn.Linear | None = None
+    """The critic's head, shape (1, D), once `equip` has made it."""
+
+    def __init__(self, config: PpoConfig, parts: Parts):
+        super().__init__(config, parts)
+        self.kl = advantages.KlControl(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.moments = advantages.Moments()
+
+    @property
+    def needs_reference(self) -> bool:  # type: ignore[override]
+        return self.config.kl_coef > 0
+
+    def rounds(self) -> tuple[int, int]:
+        return self.config.num_mini_batches, self.config.num_ppo_epochs
+
+    def check(self, recipe: Any) -> None:
+        """Refuses numbers that make no sense.
+
+        Raises:
+            ConfigError: C227, and what `rewards.check` raises.
+        """
+        super().check(recipe)
+        config = self.config
+        for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches"):
+            columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
+        for name in ("temperature", "cliprange", "cliprange_value", "kl_limit", "kl_horizon"):
+            columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
+        for name in ("gamma", "lam"):
+            columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
+        for name in ("kl_coef", "vf_coef", "entropy_coef", "missing_eos_penalty"):
+            columns.within(name, vars(config)[name], vars(config)[name] >= 0, "0 or above")
+        target = config.kl_target
+        good = target is None or (target > 0 and config.kl_coef > 0)
+        columns.within("kl_target", target or 0.0, good, "above 0, with a kl_coef above 0")
+
+    # ------------------------------------------------------------ the critic
+
+    def equip(self, hf: nn.Module) -> None:
+        """Makes the critic's head, all zeros: it expects nothing before it has seen a reward."""
+        import torch
+
+        config: Any = hf.config
+        weight = next(hf.parameters())
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        like = {"device": weight.device, "dtype": wide}
+        self.value = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False, **like)
+        if weight.device.type != "meta":
+            torch.nn.init.zeros_(self.value.weight)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {} if self.value is None else {"value": self.value}
+
+    def save(self, hf: nn.Module, path: Path) -> None:
+        """value.safetensors beside the policy, for whoever wants to look at the critic."""
+        from safetensors.torch import save_file
+
+        assert self.value is not None, "equip makes the head"
+        head = {"value.weight": self.value.weight.detach().cpu().contiguous()}
+        save_file(head, path / "value.safetensors", metadata={"format": "pt"})
+
+    def values(self, hidden_SD: Tensor) -> Tensor:
+        """What the critic expects before each token, shape (S,)."""
+        assert self.value is not None, "equip makes the head"
+        return self.value(hidden_SD.to(self.value.weight.dtype))[:, 0]
+
+    # ------------------------------------------------------------ rounds
+
+    def learn(self, run: Any, made: Round, answers: list[Answer]) -> None:
+        from tunesmith.stages import experience_impl as experience
+
+        config, count = self.config, len(answers)
+        scores = self.scores(answers)
+        made.columns |= columns.columns_of(answers, scores, (count, 1))
+        measured = experience.measured(run, made, self._measure(run))
+        old_NA, values_NA = (measured[name][:, 0] for name in ("logprobs", "values"))
+        mask_NA = experience.mask_of(made)[:, 0]
+        kl_NA = np.zeros_like(old_NA)
+        if self.needs_reference:
+            reference = experience.reference_log_probabilities(run, made, config.temperature)
+            kl_NA = old_NA - reference[:, 0]
+        rewards_NA = -self.kl.value * _estimate(kl_NA, config.kl_estimator) * mask_NA
+        rewards_NA[np.arange(count), mask_NA.sum(1) - 1] += self._scaled(scores.total_N, answers)
+        found = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, config.lam)
+        kl = float(kl_NA.sum(1).mean())
+        made.columns |= {
+            "advantages": advantages.whiten(found[0], mask_NA)[:, None].astype(np.float32),
+            "returns": found[1][:, None].astype(np.float32),
+            "old_logprobs": old_NA[:, None],
+            "old_values": values_NA[:, None],
+            "answer_kl": kl_NA.sum(1)[:, None],
+            "kl_coef": np.full((count, 1), self.kl.value, np.float32),
+        }
+        explained = advantages.explained_variance(values_NA[mask_NA], found[1][mask_NA])
+        made.columns["explained_variance"] = np.full((count, 1), explained, np.float32)
+        length = float(np.mean([one.tokens for one in answers]))
+        seen = explained if made.number else None  # the first round's critic is all zeros
+        self.health.round(run.step, length, kl if self.needs_reference else None, seen)
+        self.kl.update(kl, count)
+
+    def _measure(self, run: Any) -> Any:
+        def measure(batch: Batch) -> tuple[Any, dict[str, Tensor]]:
+            tokens, hidden_SD = run.model.score(batch, temperature=self.config.temperature)
+            return tokens, {"logprobs": tokens.logprobs_S, "values": self.values(hidden_SD)}
+
+        return measure
+
+    def _scaled(self, total_N: np.ndarray, answers: list[Answer]) -> np.ndarray:
+        """Rewards less the penalty of answers that were cut, normalised if asked for."""
+        cut_N = np.array([not one.finished for one in answers])
+        total_N = total_N - self.config.missing_eos_penalty * cut_N
+        if not self.config.normalize_scores:
+            return total_N
+        self.moments.update(total_N)
+        return (total_N - self.moments.mean) / (self.moments.std + advantages.TINY)
+
+    # ------------------------------------------------------------ losses
+
+    def policy_loss(self, model: Any, batch: Batch) -> Loss:
+        from tunesmith.losses import policy
+
+        config = self.config
+        tokens, hidden_SD = model.score(batch, temperature=config.temperature)
+        logprobs_S, example_S = tokens.logprobs_S, columns.example_of(tokens, batch)
+        weights_S = tokens.weights_S.to(logprobs_S.dtype)
+        column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
+        reach = config.cliprange, config.cliprange
+        found = policy.clipped(logprobs_S, column("old_logprobs"), column("advantages"), *reach)
+        values_S = self.values(hidden_SD).to(logprobs_S.dtype)
+        errors_S = policy.clipped_values(
+            values_S, column("old_values"), column("returns"), config.cliprange_value
+        )
+        over_tokens = lambda values_S, coef=1.0: Term((weights_S * values_S).sum(), "tokens", coef)
+        terms = {
+            "policy": over_tokens(found.losses_S),
+            "value": over_tokens(errors_S, config.vf_coef),
+        }
+        if config.entropy_coef:
+            entropy_S = policy.entropy(hidden_SD, model.head(), config.temperature)
+            terms["entropy"] = over_tokens(entropy_S, -config.entropy_coef)
+        self.watch(model, found, weights_S)
+        metrics = {
+            "clip_share": over_tokens(found.clipped_S),
+            "ratio": over_tokens(found.ratio_S.detach()),
+            "surprise": over_tokens(-logprobs_S.detach()),
+            "values": over_tokens(values_S.detach()),
+        }
+        return Loss(terms, metrics | columns.answer_metrics(batch))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def state(self) -> dict[str, Any]:
+        own = {"kl_coef": self.kl.value, "moments": asdict(self.moments)}
+        return {**super().state(), **own}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.kl.value = state["kl_coef"]
+        self.moments = advantages.Moments(**state["moments"])
+
+
+def _estimate(k1_NA: np.ndarray, estimator: str) -> np.ndarray:
+    """Each token's KL by the estimator, from log π − log ref; see `losses.policy.kl`."""
+    if estimator == "k1":
+        return k1_NA
+    if estimator == "k2":
+        return 0.5 * k1_NA**2
+    return np.exp(np.clip(-k1_NA, -20.0, 20.0)) - 1 + k1_NA
