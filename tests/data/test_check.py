@@ -44,7 +44,7 @@ def test_good_data_is_ok(tmp_path):
     other = data_of(tmp_path, [example([1, 99, 20, 2], 2)], "b")
     levels = {one.check: one.level for one in check.check(data, MARKERS, other)}
     assert set(levels.values()) == {"OK"}
-    assert len(levels) == 11
+    assert len(levels) == 13
 
 
 def test_rows_left_out(tmp_path):

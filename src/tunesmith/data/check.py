@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.data import facts as items
 from tunesmith.data.facts import Facts
+from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
 from tunesmith.data.store import Dataset
 from tunesmith.types import Example
@@ -81,6 +82,7 @@ def check(
     prints = fingerprints(compared)
     return (
         _left_out(train.report, skipping),
+        *_overlooked(train.report),
         _untrained(train),
         _ends(train, found, markers),
         _empty(train, found, markers),
@@ -115,6 +117,29 @@ def _print(examples: Sequence[Example]) -> bytes:
 
 def _where(data: Dataset, rows: np.ndarray | Sequence[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(data.where(int(index)) for index in rows[:5]))
+
+
+def _overlooked(report: Mapping[str, Any]) -> tuple[Finding, Finding]:
+    """Columns that no format reads, and last turns that nobody answers."""
+    found = report.get("overlooked", ())
+    ends = [one for one in found if one["what"] == UNANSWERED]
+    unread = [one for one in found if one["what"] != UNANSWERED]
+    if unread:
+        named = [f"{one['what']} ({one['count']:,} rows)" for one in unread[:8]]
+        more = f" and {len(unread) - 8} more" if len(unread) > 8 else ""
+        text = f"columns that are not used, so not trained: {', '.join(named)}{more}"
+        columns = Finding("MINOR", "columns", text, _places(unread))
+    else:
+        columns = Finding("OK", "columns", "every column that holds something is used")
+    if not ends:
+        return columns, Finding("OK", "last turns", "no conversation goes on after its last answer")
+    count = sum(one["count"] for one in ends)
+    text = f"{count:,} rows go on after their last answer; that part is left away"
+    return columns, Finding("MINOR", "last turns", text, _places(ends))
+
+
+def _places(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{one['file']}:{one['line']}" for one in found))[:5]
 
 
 def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import fill, read, report as reports, store, tokenised, workers
+from tunesmith.data import fill, overlooked, read, report as reports, store, tokenised, workers
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
@@ -319,7 +319,8 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
     problems: list[reports.Problem] = []
     kept: list[Row] = []
     samples: list[Sample] = []
-    for row in task.rows:
+    unused = overlooked.Counts()
+    for row in map(overlooked.watched, task.rows):
         try:
             made = formats.samples(format, row, columns, job.config)
         except DataError as error:
@@ -328,6 +329,7 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
         if not made:
             reason = f"{reports.NOTHING} {job.format} can use"
             problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
+        unused.add(row, made)
         samples += [_with_system(sample, job.source.system) for sample in made]
         kept += [row] * len(made)
     items: list[store.Item] = []
@@ -356,6 +358,7 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
         "truncated": truncated,
         "unknown": 0 if job.unk_id is None else int(np.count_nonzero(ids == job.unk_id)),
         "problems": problems,
+        "overlooked": unused.all(),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tunesmith.data import overlooked
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe.sections import DataConfig
 
@@ -44,6 +45,7 @@ def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]
         "refused": policies["error"],
         "reasons": dict(Counter(problem.reason for problem in problems).most_common(20)),
         "problems": problems[:LISTED],
+        "overlooked": overlooked.joined(result.get("overlooked", ()) for result in results),
         "shards": [[result["shard"], result["bytes"]] for result in results],
     }
 
@@ -64,7 +66,14 @@ def for_source(
         for p in (Problem(*fields) for fields in report["problems"])
     ]
     kept = {name: report[name] for name in (*NUMBERS, "reasons")}
-    return {"path": path, "format": format, "key": key, **kept, "skipped": skipped}
+    unused = [{**one._asdict(), "file": files[one.file]} for one in named(report)]
+    found = {"path": path, "format": format, "key": key, **kept}
+    return {**found, "skipped": skipped, "overlooked": unused}
+
+
+def named(report: Mapping[str, Any]) -> list[overlooked.Overlooked]:
+    """What a store's rows say and no training sees."""
+    return [overlooked.Overlooked(*one) for one in report["overlooked"]]
 
 
 def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,6 +85,7 @@ def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: sum(report[name] for report in reports) for name in NUMBERS},
         "reasons": dict(reasons.most_common()),
         "skipped": [problem for report in reports for problem in report["skipped"]],
+        "overlooked": [one for report in reports for one in report.get("overlooked", ())],
         "sources": [
             {name: report[name] for name in ("path", "format", "key", *NUMBERS)}
             for report in reports

@@ -195,6 +195,7 @@ def _open_tokens(path: Path, config: DataConfig, wanted: Wanted) -> store.Datase
         found = {"path": str(path), "format": "tokens", "key": digest}
         report = {**found, **{name: card["report"][name] for name in reports.NUMBERS}}
         report |= {"reasons": card["report"]["reasons"], "skipped": card["report"]["skipped"]}
+        report["overlooked"] = card["report"].get("overlooked", [])
         data = store.of_shards(shards, card["files"], report)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None

@@ -97,5 +97,8 @@ def _system(value: Mapping[str, Any], columns: base.Columns) -> Any:
         return value[name]
     if "system" in columns:
         return None
-    context = value.get("context")  # PaddleNLP: template variables, `system` among them
-    return context.get("system") if isinstance(context, dict) else None
+    # PaddleNLP: template variables, `system` among them. A text there means something else, and is
+    # told as a column that is not used: to look is not to read.
+    if not isinstance(dict.get(value, "context"), dict):
+        return None
+    return value["context"].get("system")
