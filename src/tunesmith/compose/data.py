@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.data import catalogue, check, encode, loader, read, split
+from tunesmith.compose import streaming
+from tunesmith.data import catalogue, check, encode, hub, loader, read, split, stream_head
 from tunesmith.errors import ConfigError, GateFailed
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
@@ -84,9 +85,18 @@ def local(recipe: Recipe, say: Any = None) -> Recipe:
         DataError: D124, D127, D130 to D134.
     """
     recipe, home = named(recipe, say), platform.home()
-    return _with_sources(
-        recipe, lambda one: catalogue.local(one, recipe.data, home, say or _silent)
-    )
+    fetch = lambda one: catalogue.local(one, recipe.data, home, say or _silent)
+    if not recipe.data.streaming:
+        return _with_sources(recipe, fetch)
+    kept = [id(one) for one in recipe.data.train if hub.is_set(one.path)]
+    return _with_sources(recipe, lambda one: one if id(one) in kept else fetch(one))
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the commits of its hub sets, so that a resumed run reads the same rows."""
+    home, cache = platform.home(), recipe.data.cache_dir
+    of_hub = lambda one: one.path.startswith(hub.PREFIX)
+    return _with_sources(recipe, lambda one: hub.pinned(one, cache, home) if of_hub(one) else one)
 
 
 def _silent(topic: str, text: str) -> None:
@@ -140,7 +150,8 @@ def check_sources(recipe: Recipe) -> None:
     if isinstance(recipe.data.eval, tuple):
         named += recipe.data.eval
     for source in named:
-        read.locate(source.path)
+        if not (recipe.data.streaming and hub.is_set(source.path)):
+            read.locate(source.path)
 
 
 def notes(recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -186,6 +197,10 @@ def datasets(
     """
     data = recipe.data
     check_packing(recipe, stage)
+    if data.streaming:
+        evaluation = streaming.eval_sources(recipe)
+        head = streaming.head(recipe, factory, stage, _checks(factory, stage), progress)
+        return head, _build(recipe, evaluation, factory, stage, progress) if evaluation else None
     train = _build(recipe, data.train, factory, stage, progress)
     if isinstance(data.eval, Holdout):
         train_rows, eval_rows = split.of_dataset(train, data.eval, recipe.train.seed)
@@ -219,12 +234,13 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
         num_proc=recipe.data.num_proc,
         home=platform.home(),
         progress=progress,
-        checks=encode.Checks(
-            factory.accepts(stage),
-            _unk_id(stage.template.tokenizer),
-            stage.template.tokenizer.vocab_size,
-        ),
+        checks=_checks(factory, stage),
     )
+
+
+def _checks(factory: EncoderFactory, stage: Stage) -> encode.Checks:
+    tokenizer = stage.template.tokenizer
+    return encode.Checks(factory.accepts(stage), _unk_id(tokenizer), tokenizer.vocab_size)
 
 
 def _unk_id(tokenizer: Any) -> int | None:
@@ -282,6 +298,8 @@ def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
         DataError: D210, probabilities that don't fit the sources.
     """
     train, wanted = recipe.train, recipe.data
+    if isinstance(dataset, stream_head.Head):
+        return streaming.train_loader(recipe, dataset, **layout)
     return loader.Loader(
         dataset=dataset,
         seed=train.seed,

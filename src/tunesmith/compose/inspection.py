@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith import recipe as recipes
 from tunesmith.compose import data, model
-from tunesmith.data import encode, show, texts, tokenised
+from tunesmith.data import encode, hub, show, texts, tokenised
 from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
@@ -84,7 +84,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     recipe, stage, train, evaluation = _encoded(recipe, progress)
     counts: dict[str, int] = {}
     for source, found in zip(recipe.data.train, train.report["sources"], strict=True):
-        if tokenised.kind_of(source.path):
+        if tokenised.kind_of(source.path) or hub.is_set(source.path):  # streamed: not read whole
             continue
         for role, count in show.roles(source, found["format"], recipe.data).items():
             counts[role] = counts.get(role, 0) + count
@@ -106,7 +106,7 @@ def check(recipe: Recipe, progress: Any = None) -> list[dict[str, Any]]:
     recipe, stage, train, evaluation = _encoded(recipe, progress)
     found = list(data.findings(stage, train, evaluation))
     for source in recipe.data.train:
-        if not tokenised.kind_of(source.path):
+        if not tokenised.kind_of(source.path) and not hub.is_set(source.path):
             found += texts.check(source)
     return [one.as_dict() for one in found]
 

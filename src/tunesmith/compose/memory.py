@@ -93,7 +93,7 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
     """Tokens of the largest micro-batch: the longest rows together, or full bins."""
     size = recipe.train.per_device_train_batch_size
-    if recipe.data.packing != "none":
+    if recipe.data.packing != "none" or recipe.data.streaming:  # longer rows may come
         return size * recipe.data.max_length
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
     return int(sum(longest))

@@ -91,7 +91,7 @@ def _names(value: Mapping[str, Any], columns: base.Columns) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _system(value: Mapping[str, Any], columns: base.Columns) -> Any:
+def _system(value: dict[str, Any], columns: base.Columns) -> Any:
     name = base.column(ROLES, value, "system", columns)
     if name is not None:
         return value[name]
