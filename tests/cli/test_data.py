@@ -67,12 +67,30 @@ def test_text_and_pairs_are_shown_too(tmp_path, capsys):
     assert main(["data", "inspect", str(text), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["roles"] == {"document": 1}
     pairs = tmp_path / "p.jsonl"
-    pairs.write_text(json.dumps({"prompt": "a?", "chosen": "b.", "rejected": "b."}) + "\n")
+    rows = [{"prompt": "a?", "chosen": "b.", "rejected": other} for other in ("b.", "c.")]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "inspect", str(pairs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [len(found["rows"]), found["summary"]["items"]] == [2, 1]
+    assert [row["side"] for row in found["rows"]] == ["chosen", "rejected"]
     levels = {one["check"]: one["level"] for one in found["summary"]["findings"]}
-    assert levels["pairs"] == "MAJOR"
+    assert levels["rows"] == "MAJOR"
+    (problem,) = found["summary"]["problems"]
+    assert problem["reason"] == "chosen and rejected are the same"
+    pairs.write_text(json.dumps(rows[0]) + "\n")  # nothing to go on with
+    assert main(["data", "inspect", str(pairs)]) == 3
+    assert "format: and columns:" in capsys.readouterr().err
+
+
+def test_verdicts_are_shown_as_kto_trains_them(tmp_path, capsys):
+    path = tmp_path / "k.jsonl"
+    rows = [{"prompt": f"{i}?", "completion": f"{i}.", "label": i == 1} for i in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["side"].split()[-1] for row in found["rows"]] == ["answer", "point"] * 2
+    assert main(["data", "tokenize", str(path), "-o", str(tmp_path / "tokens")]) == 0
+    assert main(["data", "inspect", str(tmp_path / "tokens"), "--rows", "0"]) == 0
 
 
 def test_what_can_not_be_inspected(tmp_path, capsys):

@@ -47,6 +47,20 @@ def test_good_data_is_ok(tmp_path):
     assert len(levels) == 13
 
 
+def test_what_was_not_looked_at_is_said(tmp_path, monkeypatch):
+    data = data_of(tmp_path, GOOD)
+    assert "looked at" not in {one.check for one in check.check(data, MARKERS)}
+    monkeypatch.setattr(check, "COMPARED", 4)
+    one = found(data, "looked at")
+    assert (one.level, one.text) == (
+        "MINOR",
+        "of 9 rows only the first 4 were compared with each other",
+    )
+    original = facts.facts
+    monkeypatch.setattr(facts, "facts", lambda *rest: original(*rest, limit=-1))
+    assert "the first 0 were looked at for end markers" in found(data, "looked at").text
+
+
 def test_rows_left_out(tmp_path):
     skipped = [{"file": "f", "line": 4, "code": "D204", "reason": "no assistant turn"}]
     data = data_of(

@@ -51,7 +51,7 @@ def inspect(
 
     found = inspection.inspect(recipe_of(data, model), say)
     train = found["train"]
-    shown = show.rows(train, range(min(rows, len(train))), found["decode"])
+    shown = show.rows(train, range(min(rows, len(train))), found["decode"], found["sides"])
     lines = describe(found["summary"])
     if html is not None:
         page = show.page(f"Data of {data[0]}", lines, found["findings"], shown)
@@ -145,6 +145,7 @@ def _rows(shown: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in shown:
         trained = sum(weight > 0 for weight in row["weights"])
-        lines.append(f"\n{row['where']}  {len(row['ids']):,} tokens, {trained:,} trained")
+        side = f"  {row['side']}" if row["side"] else ""
+        lines.append(f"\n{row['where']}{side}  {len(row['ids']):,} tokens, {trained:,} trained")
         lines.append(show.marked(row["spans"], colour=output.colour()))
     return lines

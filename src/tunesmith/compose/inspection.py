@@ -14,6 +14,17 @@ from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
 
 RECIPES = (".yaml", ".yml")
+STAGES: dict[type, str] = {
+    Conversation: "sft",
+    Document: "pretrain",
+    Preference: "dpo",
+    Feedback: "kto",
+}
+"""The stage that a file of such samples is looked at for, where no recipe names one."""
+
+
+SIDES = {(Feedback,): ("the answer", "another row's answer, for KTO's reference point")}
+"""What the two examples of an item are, where they are not chosen and rejected."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,7 @@ def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
     recipe = recipes.load(None, [f"data.train={path}", *kept])
     (source,) = data.local(recipe).data.train[:1]
     name = source.format or encode.detect(source, (Conversation, Preference, Feedback))
-    kind = formats.load(name).SAMPLE
-    return "pretrain" if kind is Document else "sft"
+    return STAGES[formats.load(name).SAMPLE]
 
 
 def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
@@ -76,7 +86,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
         progress: Is told what was detected and how far encoding is.
 
     Returns:
-        summary, roles, findings as plain data; `train` (Dataset) and `decode`.
+        summary, roles, findings as plain data; `train` (Dataset), `decode` and `sides`.
 
     Raises:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
@@ -94,6 +104,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
         "findings": [one.as_dict() for one in findings],
         "train": train,
         "decode": stage.template.tokenizer.decode,
+        "sides": SIDES.get(stage.sample, ("chosen", "rejected")),
     }
 
 

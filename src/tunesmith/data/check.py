@@ -91,8 +91,22 @@ def check(
         _unknown(train.report),
         _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
         *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
+        *_not_looked_at(train, found, compared),
         *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
     )
+
+
+def _not_looked_at(train: Dataset, found: Facts, compared: Dataset) -> list[Finding]:
+    """Says so where more rows are there than a run can wait for."""
+    parts = []
+    if len(found.items_N) < len(train):
+        parts.append(f"the first {len(found.items_N):,} were looked at for end markers and BOS")
+    if len(compared) < len(train):
+        parts.append(f"the first {len(compared):,} were compared with each other")
+    if not parts:
+        return []
+    text = f"of {len(train):,} rows only {' and '.join(parts)}"
+    return [Finding("MINOR", "looked at", text)]
 
 
 def worst(findings: Sequence[Finding]) -> Level:

@@ -134,6 +134,8 @@ def _bad_rows(report: Mapping[str, Any]) -> DataError:
     first = _first(report, "row")
     where = _where(report, "row", count)
     fix = "mend the rows, or data.on_bad_row=skip to go on without them"
+    if not report["items"]:  # nothing to go on with
+        fix = "mend the rows, or say what they are: format: and columns: of the source"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
     why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
