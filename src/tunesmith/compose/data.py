@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
 from tunesmith.compose import streaming
-from tunesmith.data import catalogue, check, encode, hub, loader, read, split, stream_head
+from tunesmith.data import blend, catalogue, check, encode, hub, loader, read, split, stream_head
 from tunesmith.errors import ConfigError, GateFailed
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
@@ -74,7 +74,34 @@ def named(recipe: Recipe, say: Any = None) -> Recipe:
     Raises:
         DataError: D124, D127, D132, D133.
     """
+    recipe = _unblended(recipe, say or _silent)
     return _with_sources(recipe, lambda one: catalogue.named(one, recipe.data, say or _silent))
+
+
+def _unblended(recipe: Recipe, say: Any) -> Recipe:
+    """The recipe with sources and chances in the place of `0.3 PREFIX 0.7 PREFIX`.
+
+    Raises:
+        DataError: D217, such a text that can't be used.
+    """
+    data = recipe.data
+    found = blend.parts(data.train[0].path) if len(data.train) == 1 else []
+    if not found:
+        return recipe
+    blocks = data.packing == "blocks"
+    probs = blend.chances(found, data.max_length, whole_documents=blocks)
+    strategy = "interleave_over" if data.mix_strategy == "concat" else data.mix_strategy
+    sources = tuple(dataclasses.replace(data.train[0], path=part.prefix) for part in found)
+    total = sum(part.weight for part in found)
+    shares = ", ".join(f"{part.weight / total:.1%} {part.prefix}" for part in found)
+    say(
+        "data",
+        f"blend by tokens: {shares}; {strategy}, drawn {', '.join(f'{p:.3f}' for p in probs)}",
+    )
+    made = dataclasses.replace(
+        data, train=sources, mix_strategy=strategy, interleave_probs=tuple(probs)
+    )
+    return _changed(recipe, made)
 
 
 def local(recipe: Recipe, say: Any = None) -> Recipe:
@@ -109,9 +136,12 @@ def _with_sources(recipe: Recipe, change: Callable[[Source], Source]) -> Recipe:
     made = dataclasses.replace(data, train=train)
     if isinstance(data.eval, tuple):
         made = dataclasses.replace(made, eval=tuple(change(one) for one in data.eval))
-    if made == data:
-        return recipe
-    changed = dataclasses.replace(recipe, data=made)
+    return recipe if made == data else _changed(recipe, made)
+
+
+def _changed(recipe: Recipe, data: DataConfig) -> Recipe:
+    """The recipe with other data, its origins kept."""
+    changed = dataclasses.replace(recipe, data=data)
     if "_origins" in vars(recipe):
         object.__setattr__(changed, "_origins", vars(recipe)["_origins"])
     return changed

@@ -69,11 +69,11 @@ def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
     """The stage that trains on a file, by what its rows become."""
     from tunesmith.data.formats import base as formats
 
-    if tokenised.kind_of(path):
-        return tokenised.stage_of(path)
     kept = [text for text in overrides if text.startswith("data.")]
     recipe = recipes.load(None, [f"data.train={path}", *kept])
     (source,) = data.local(recipe).data.train[:1]
+    if tokenised.kind_of(source.path):
+        return tokenised.stage_of(source.path)
     name = source.format or encode.detect(source, (Conversation, Preference, Feedback))
     return STAGES[formats.load(name).SAMPLE]
 

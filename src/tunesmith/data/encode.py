@@ -19,7 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import fill, read, report as reports, row_items, store, tokenised, workers
+from tunesmith.data import (
+    blend,
+    fill,
+    read,
+    report as reports,
+    row_items,
+    store,
+    tokenised,
+    workers,
+)
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
@@ -91,6 +100,8 @@ def build(
     for source in sources:
         if kind := tokenised.kind_of(source.path):
             say("data", f"{source.path}: token ids ({kind})")
+            if kind == "corpus" and (found := blend.caches(Path(source.path).expanduser())):
+                say("note", f"{found[0].name} and other orders drawn by Megatron are not read")
             sets.append(tokenised.open_source(source, config, wanted))
             continue
         job = _job(source, config, make_encoder, key_parts, checks)
