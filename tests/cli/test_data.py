@@ -100,3 +100,25 @@ def test_what_can_not_be_inspected(tmp_path, capsys):
     odd.write_text('{"x": 1}\n')
     assert main(["data", "inspect", str(odd)]) == 3
     assert "columns found: x" in capsys.readouterr().err
+
+
+def test_format_and_columns_of_a_file_are_said_on_the_command_line(tmp_path, capsys):
+    path = tmp_path / "h.jsonl"
+    row = {"question": "Why?", "human_answers": ["So."], "chatgpt_answers": ["As an AI."]}
+    path.write_text(json.dumps(row) + "\n")
+    assert main(["data", "inspect", str(path)]) == 3
+    assert "hc3_chatgpt, hc3_human" in capsys.readouterr().err
+    assert main(["data", "inspect", str(path), "--format", "hc3_human"]) == 0
+    assert "So." in capsys.readouterr().out
+    # The stage that is named decides how the rows are read.
+    assert main(["data", "check", str(path), "stage=dpo"]) == 0
+    assert "hc3_pairs (detected)" in capsys.readouterr().err
+    path.write_text(json.dumps({"frage": "Why?", "da": "So."}) + "\n")
+    mapped = ["--columns", "prompt=frage,completion=da"]
+    assert main(["data", "inspect", str(path), *mapped]) == 0
+    assert "So." in capsys.readouterr().out
+    assert main(["data", "tokenize", str(path), "-o", str(tmp_path / "t"), *mapped]) == 0
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: builtin:tiny\ndata: {{train: {path}}}\n")
+    assert main(["data", "check", str(recipe), *mapped]) == 2
+    assert "error[C202]" in capsys.readouterr().err

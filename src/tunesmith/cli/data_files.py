@@ -169,6 +169,19 @@ def repair(file: str, out: Path | None, *, fix: bool, replace: bool, json: bool)
 # ---------------------------------------------------------------- shared
 
 
+def roles(columns: str) -> dict[str, str]:
+    """Columns by role.
+
+    Raises:
+        ConfigError: C202, not ROLE=NAME,ROLE=NAME.
+    """
+    pairs = [word.partition("=") for word in columns.split(",")]
+    if any(not equals or not role for role, equals, _ in pairs):
+        fix = "write --columns prompt=frage,completion=antwort"
+        raise ConfigError("C202", f"`{columns}` maps no columns", where="command line", fix=fix)
+    return {role: name for role, _, name in pairs}
+
+
 def _source(
     file: str,
     format: str | None = None,
@@ -180,11 +193,7 @@ def _source(
     from tunesmith.data import catalogue
     from tunesmith.recipe.sections import DataConfig, Source
 
-    pairs = [word.partition("=") for word in columns.split(",")] if columns else []
-    if any(not equals or not role or not name for role, equals, name in pairs):
-        fix = "write --columns prompt=frage,completion=antwort"
-        raise ConfigError("C202", f"`{columns}` maps no columns", where="command line", fix=fix)
-    mapped = {role: name for role, _, name in pairs} or None
+    mapped = roles(columns) if columns else None
     source = Source(file, format=format, columns=mapped, max_samples=max_samples)
     config = DataConfig()
     say = lambda topic, text: output.log(f"{topic:<8}{text}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith import recipe as recipes
-from tunesmith.compose import data, model
+from tunesmith.compose import borders, data, model
+from tunesmith.compose.samples_of import conversations
 from tunesmith.data import encode, hub, show, texts, tokenised
 from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
@@ -37,7 +38,7 @@ class AsConversations:
         encode = self.factory()
 
         def sides(samples: Sequence[Sample]) -> list[Encoded]:
-            parts = [_conversations(sample) for sample in samples]
+            parts = [conversations(sample) for sample in samples]
             encoded = iter(encode([one for part in parts for one in part]))
             return [_joined([next(encoded) for _ in part]) for part in parts]
 
@@ -46,13 +47,6 @@ class AsConversations:
     def accepts(self, stage: Stage) -> tuple[type, ...]:
         """Sample types that can be encoded."""
         return Conversation, Preference, Feedback
-
-
-def _conversations(sample: Any) -> list[Conversation]:
-    if isinstance(sample, Preference):
-        before, tools = sample.prompt.messages, sample.prompt.tools
-        return [Conversation((*before, *side), tools) for side in (sample.chosen, sample.rejected)]
-    return [sample.conversation if isinstance(sample, Feedback) else sample]
 
 
 def _joined(encoded: list[Encoded]) -> Encoded:
@@ -65,12 +59,12 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     return Encoded(examples, sum(one.truncated for one in encoded))
 
 
-def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
-    """The stage that trains on a file, by what its rows become."""
+def stage_for(overrides: Sequence[str]) -> str:
+    """The stage that trains on what `data.train=…` names, by what its rows become."""
     from tunesmith.data.formats import base as formats
 
     kept = [text for text in overrides if text.startswith("data.")]
-    recipe = recipes.load(None, [f"data.train={path}", *kept])
+    recipe = recipes.load(None, kept)
     (source,) = data.local(recipe).data.train[:1]
     if tokenised.kind_of(source.path):
         return tokenised.stage_of(source.path)
@@ -115,7 +109,8 @@ def check(recipe: Recipe, progress: Any = None) -> list[dict[str, Any]]:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
     """
     recipe, stage, train, evaluation = _encoded(recipe, progress)
-    found = list(data.findings(stage, train, evaluation))
+    formats = [one["format"] for one in train.report["sources"]]
+    found = [*data.findings(stage, train, evaluation), *borders.check(recipe, stage, formats)]
     for source in recipe.data.train:
         if not tokenised.kind_of(source.path) and not hub.is_set(source.path):
             found += texts.check(source)

@@ -51,7 +51,7 @@ def encode_rows(
             reason = f"{reports.NOTHING} {format} can use"
             problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
         unused.add(row, made)
-        samples += [_with_system(sample, source.system) for sample in made]
+        samples += [with_system(sample, source.system) for sample in made]
         kept += [row] * len(made)
     items: list[store.Item] = []
     truncated = 0
@@ -92,7 +92,7 @@ def _items(row: Row, sample: Sample, encoded: Encoded, weight: float) -> list[st
     return [store.Item(group, int(row.file), row.line) for group in groups]
 
 
-def _with_system(sample: Sample, system: str | None) -> Sample:
+def with_system(sample: Sample, system: str | None) -> Sample:
     """Puts the source's system prompt before conversations without one; "" says there is none."""
     if system is None:
         return sample
