@@ -100,6 +100,8 @@ def test_repair(tmp_path, capsys):
         (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "a,b"], "C202"),
         (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "1"], "D210"),
         (["split", "F", "-o", "D", "--eval", "12"], "D208"),
+        (["split", "F", "-o", "D", "--eval", "0"], "C202"),
+        (["split", "F", "-o", "D", "--eval", "1.5"], "C202"),
         (["dedup", "none.jsonl", "-o", "D/x.jsonl"], "D101"),
     ],
 )

@@ -78,3 +78,16 @@ def test_documents_have_no_borders(tmp_path):
     settings = {"model": "builtin:tiny", "stage": "pretrain", "data": {"train": str(path)}}
     found = inspection.check(recipe.from_dict(settings))
     assert "borders" not in {one["check"] for one in found}
+
+
+def test_answers_that_hold_a_stop_string(tmp_path):
+    rows = [row("hi", "yo"), row("write a dialogue", "Sure.\nHuman: hi\nAssistant: yo")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    settings = {"model": "builtin:tiny", "stage": "sft"}
+    for template, expected in (("default", 1), ("vicuna", 0), ("auto", 0)):
+        settings["data"] = {"train": str(path), "template": template}
+        found = inspection.check(recipe.from_dict(settings))
+        cut = [one for one in found if one["check"] == "stop strings"]
+        assert len(cut) == expected
+        assert all("1 of 2 rows" in one["text"] for one in cut)

@@ -66,6 +66,10 @@ def split(
     for target in (train, evaluation):
         _ready(target, [source], yes)
     whole = eval >= 1 and float(eval).is_integer()
+    if not whole and not 0 < eval < 1:
+        fix = "--eval 0.05 for a share, --eval 100 for so many rows"
+        what = f"--eval {eval:g} is neither a share nor a number of rows"
+        raise ConfigError("C202", what, where="command line", fix=fix)
     holdout = Holdout(count=int(eval)) if whole else Holdout(fraction=eval)
     found = rewrite.into_two(source, train, evaluation, holdout, seed)
     lines = [f"{found['train']:,} rows in {train} · {found['eval']:,} in {evaluation}"]

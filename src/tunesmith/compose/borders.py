@@ -30,9 +30,10 @@ def check(recipe: Recipe, stage: Stage, formats: Sequence[str]) -> list[Finding]
     if Document in stage.sample:
         return []
     rows = itertools.islice(_rows(recipe, formats), ROWS)
-    crossed, spelled, count = [], [], 0
+    crossed, spelled, stopped, count = [], [], [], 0
     while batch := list(itertools.islice(rows, BATCH)):
         count += len(batch)
+        stopped += _stopped(batch, stage.template.stop_strings)
         for where, kind in _other_ids(batch, stage.template, recipe.data.system):
             (spelled if kind == "spelled" else crossed).append(where)
     if not count:
@@ -52,7 +53,23 @@ def check(recipe: Recipe, stage: Stage, formats: Sequence[str]) -> list[Finding]
         if where
     ]
     text = f"servers that tokenise a chat as one text have the same ids ({count:,} rows)"
-    return made or [Finding("OK", "borders", text)]
+    made = made or [Finding("OK", "borders", text)]
+    if stopped:
+        named = ", ".join(repr(text) for text in stage.template.stop_strings)
+        text = f"{len(stopped):,} of {count:,} rows have an answer that holds {named}"
+        text += ": generate and chat stop there"
+        made.append(Finding("MINOR", "stop strings", text, tuple(stopped[:5])))
+    return made
+
+
+def _stopped(
+    batch: Sequence[tuple[str, list[Conversation]]], stops: Sequence[str]
+) -> Iterator[str]:
+    """Places of rows with an answer that inference would cut."""
+    for where, found in batch:
+        said = (m.text for one in found for m in one.messages if m.role == "assistant")
+        if any(stop in text for text in said for stop in stops):
+            yield where
 
 
 def _rows(recipe: Recipe, formats: Sequence[str]) -> Iterator[tuple[str, list[Conversation]]]:

@@ -152,7 +152,8 @@ def _first(report: Mapping[str, Any], policy: str) -> Mapping[str, Any]:
 
 def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     first = _first(report, policy)
-    more = f" (+{count - 1:,} more; list: tunesmith data inspect {first['file']})"
+    listed = f"; list: tunesmith data inspect {first['file']}" if report["items"] else ""
+    more = f" (+{count - 1:,} more{listed})"
     return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
 
 

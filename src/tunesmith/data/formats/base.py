@@ -84,7 +84,7 @@ def detect(
     first = rows[0]
     found = f"columns found: {', '.join(first.value)}" if isinstance(first.value, dict) else ""
     if fitting:
-        fix = f"set format: to one of {', '.join(fitting)}"
+        fix = f"set format: (or --format) to one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
         fix = _unknown.fix(first.value)
