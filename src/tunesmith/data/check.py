@@ -27,6 +27,8 @@ MOST_SEEN = 0.1
 """Share of evaluation tokens that are trained on above which their loss says nothing."""
 MOST_EQUAL = 0.01
 """Share of pairs without a difference above which something went wrong in making them."""
+MOST_EMPTY = 0.01
+"""Share of rows with an answer that is a mere end marker, above which it is no slip of the data."""
 BIAS = 0.75
 """Share of pairs in which the same side is longer, above which length is what will be learnt."""
 FEWEST = 20
@@ -217,7 +219,8 @@ def _empty(data: Dataset, found: Facts, markers: Markers) -> Finding:
         return Finding("OK", "empty answers", "no trained answer is a mere end marker")
     text = f"{len(empty):,} of {len(data):,} rows train an answer that is a mere end marker"
     text = f"{text}: does the template drop tool calls?"
-    return Finding("MAJOR", "empty answers", text, _where(data, empty))
+    level: Level = "MAJOR" if len(empty) > MOST_EMPTY * len(data) else "MINOR"
+    return Finding(level, "empty answers", text, _where(data, empty))
 
 
 def _double_bos(data: Dataset, found: Facts) -> Finding:

@@ -99,12 +99,13 @@ class SourceStream:
                 fix = "raise data.max_length, or data.on_overlength=truncate (or skip)"
             code = "D207" if stops else problem.code
             raise DataError(code, problem.reason, where=where, fix=fix)
-        if where in self._left_out:
-            return
-        if len(self._left_out) < reports.LISTED:
-            self._left_out[where] = problem
+        if where in self._left_out or len(self._left_out) == reports.LISTED:
+            return  # told already, or too many to keep
+        self._left_out[where] = problem
         count = len(self._left_out)
-        if count <= TOLD or (count % TOLD == 0 and (count // TOLD).bit_count() == 1):
+        if count == reports.LISTED:
+            self.say("data", f"{self.source.path}: {count:,} rows left out; no more are told")
+        elif count <= TOLD or (count % TOLD == 0 and (count // TOLD).bit_count() == 1):
             self.say("data", f"left out {where}: {problem.reason} ({count:,} so far)")
 
 
