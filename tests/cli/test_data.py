@@ -117,7 +117,6 @@ def test_format_and_columns_of_a_file_are_said_on_the_command_line(tmp_path, cap
     mapped = ["--columns", "prompt=frage,completion=da"]
     assert main(["data", "inspect", str(path), *mapped]) == 0
     assert "So." in capsys.readouterr().out
-    assert main(["data", "tokenize", str(path), "-o", str(tmp_path / "t"), *mapped]) == 0
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"model: builtin:tiny\ndata: {{train: {path}}}\n")
     assert main(["data", "check", str(recipe), *mapped]) == 2

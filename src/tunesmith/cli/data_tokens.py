@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.data_files import COLUMNS, FORMAT
 
 FILE = typer.Argument(help="File, folder or recipe; key=value changes.")
 
@@ -17,8 +16,6 @@ def tokenize(
     file: Annotated[list[str], FILE],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder, or prefix of a corpus.")],
     model: Annotated[str, typer.Option(help="Whose tokenizer and template.")] = "builtin:tiny",
-    format: Annotated[str | None, FORMAT] = None,
-    columns: Annotated[str | None, COLUMNS] = None,
     to: Annotated[
         Literal["store", "megatron", "bin"],
         typer.Option(help="Folder for data.train; PREFIX_ids.npy + _idx.npz; PREFIX.bin + .idx."),
@@ -36,7 +33,7 @@ def tokenize(
     from tunesmith.cli.data import recipe_of, say
     from tunesmith.compose import tokenizing
 
-    recipe = recipe_of(file, model, format, columns)
+    recipe = recipe_of(file, model)
     if to == "store":
         found = tokenizing.to_store(recipe, out, replace=yes, progress=say)
     else:

@@ -24,7 +24,9 @@ STAGES: dict[type, str] = {
 """The stage that a file of such samples is looked at for, where no recipe names one."""
 
 
-SIDES = {(Feedback,): ("the answer", "another row's answer, for KTO's reference point")}
+SIDES: dict[tuple[type, ...], tuple[str, str]] = {
+    (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
+}
 """What the two examples of an item are, where they are not chosen and rejected."""
 
 

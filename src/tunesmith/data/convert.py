@@ -85,8 +85,8 @@ def _openai(conversation: Conversation) -> Row:
 
 
 def _message(message: Message) -> Row:
-    spoken = any(isinstance(part, Text) for part in message.parts)
-    row: Row = {"role": message.role, "content": message.text if spoken else None}
+    says = any(isinstance(part, Text) for part in message.parts)
+    row: Row = {"role": message.role, "content": message.text if says else None}
     thoughts = [part.text for part in message.parts if isinstance(part, Thinking)]
     if len(thoughts) > 1 or (thoughts and not isinstance(message.parts[0], Thinking)):
         raise spoken.no_place("reasoning that does not begin its message")
