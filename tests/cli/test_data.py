@@ -67,12 +67,30 @@ def test_text_and_pairs_are_shown_too(tmp_path, capsys):
     assert main(["data", "inspect", str(text), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["roles"] == {"document": 1}
     pairs = tmp_path / "p.jsonl"
-    pairs.write_text(json.dumps({"prompt": "a?", "chosen": "b.", "rejected": "b."}) + "\n")
+    rows = [{"prompt": "a?", "chosen": "b.", "rejected": other} for other in ("b.", "c.")]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "inspect", str(pairs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [len(found["rows"]), found["summary"]["items"]] == [2, 1]
+    assert [row["side"] for row in found["rows"]] == ["chosen", "rejected"]
     levels = {one["check"]: one["level"] for one in found["summary"]["findings"]}
-    assert levels["pairs"] == "MAJOR"
+    assert levels["rows"] == "MAJOR"
+    (problem,) = found["summary"]["problems"]
+    assert problem["reason"] == "chosen and rejected are the same"
+    pairs.write_text(json.dumps(rows[0]) + "\n")  # nothing to go on with
+    assert main(["data", "inspect", str(pairs)]) == 3
+    assert "format: and columns:" in capsys.readouterr().err
+
+
+def test_verdicts_are_shown_as_kto_trains_them(tmp_path, capsys):
+    path = tmp_path / "k.jsonl"
+    rows = [{"prompt": f"{i}?", "completion": f"{i}.", "label": i == 1} for i in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["side"].split()[-1] for row in found["rows"]] == ["answer", "point"] * 2
+    assert main(["data", "tokenize", str(path), "-o", str(tmp_path / "tokens")]) == 0
+    assert main(["data", "inspect", str(tmp_path / "tokens"), "--rows", "0"]) == 0
 
 
 def test_what_can_not_be_inspected(tmp_path, capsys):
@@ -82,3 +100,24 @@ def test_what_can_not_be_inspected(tmp_path, capsys):
     odd.write_text('{"x": 1}\n')
     assert main(["data", "inspect", str(odd)]) == 3
     assert "columns found: x" in capsys.readouterr().err
+
+
+def test_format_and_columns_of_a_file_are_said_on_the_command_line(tmp_path, capsys):
+    path = tmp_path / "h.jsonl"
+    row = {"question": "Why?", "human_answers": ["So."], "chatgpt_answers": ["As an AI."]}
+    path.write_text(json.dumps(row) + "\n")
+    assert main(["data", "inspect", str(path)]) == 3
+    assert "hc3_chatgpt, hc3_human" in capsys.readouterr().err
+    assert main(["data", "inspect", str(path), "--format", "hc3_human"]) == 0
+    assert "So." in capsys.readouterr().out
+    # The stage that is named decides how the rows are read.
+    assert main(["data", "check", str(path), "stage=dpo"]) == 0
+    assert "hc3_pairs (detected)" in capsys.readouterr().err
+    path.write_text(json.dumps({"frage": "Why?", "da": "So."}) + "\n")
+    mapped = ["--columns", "prompt=frage,completion=da"]
+    assert main(["data", "inspect", str(path), *mapped]) == 0
+    assert "So." in capsys.readouterr().out
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: builtin:tiny\ndata: {{train: {path}}}\n")
+    assert main(["data", "check", str(recipe), *mapped]) == 2
+    assert "error[C202]" in capsys.readouterr().err

@@ -100,6 +100,8 @@ def test_repair(tmp_path, capsys):
         (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "a,b"], "C202"),
         (["mix", "F", "F", "-o", "D/x.jsonl", "--interleave-probs", "1"], "D210"),
         (["split", "F", "-o", "D", "--eval", "12"], "D208"),
+        (["split", "F", "-o", "D", "--eval", "0"], "C202"),
+        (["split", "F", "-o", "D", "--eval", "1.5"], "C202"),
         (["dedup", "none.jsonl", "-o", "D/x.jsonl"], "D101"),
     ],
 )
@@ -124,6 +126,24 @@ def test_convert(chats, tmp_path, capsys):
     assert [(row["instruction"], row["output"]) for row in rows] == [
         (row["instruction"], row["output"]) for row in ROWS
     ]
+
+
+def test_names_of_data_sets_are_files_too(chats, tmp_path, capsys):
+    info = {"mine": {"file_name": "chats.jsonl"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    name, out = str(tmp_path / "mine"), str(tmp_path / "o.jsonl")
+    code, found = answer(capsys, "convert", name, "-o", out, "--to", "ultrachat")
+    assert (code, found["written"]) == (0, 12)
+    code, found = answer(capsys, "dedup", name, "-o", out, "--yes")
+    assert (code, found["written"]) == (0, 12)
+    code, found = answer(capsys, "mix", name, chats, "-o", out, "--yes")
+    assert (code, found["written"]) == (0, 24)
+    code, found = answer(capsys, "split", name, "-o", str(tmp_path / "parts"))
+    assert (code, found["train_file"]) == (0, str(tmp_path / "parts" / "train.jsonl"))
+    assert main(["data", "convert", "belle_1n", "-o", out, "--yes"]) == 3
+    assert "belle_1m" in capsys.readouterr().err
+    # What would be written over is the file that the name means.
+    assert main(["data", "dedup", name, "-o", chats, "--yes"]) == 2
 
 
 def test_columns_are_mapped(tmp_path, capsys):

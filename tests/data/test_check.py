@@ -44,7 +44,28 @@ def test_good_data_is_ok(tmp_path):
     other = data_of(tmp_path, [example([1, 99, 20, 2], 2)], "b")
     levels = {one.check: one.level for one in check.check(data, MARKERS, other)}
     assert set(levels.values()) == {"OK"}
-    assert len(levels) == 11
+    assert len(levels) == 13
+
+
+def test_one_empty_answer_in_hundreds_is_a_slip(tmp_path):
+    many = [example([1, 10 + i, 20, 2], 2) for i in range(150)]
+    hollow = example([1, 5, 6, 2], 1)  # the end marker alone
+    assert found(data_of(tmp_path, [*many, hollow], "b"), "empty answers").level == "MINOR"
+    assert found(data_of(tmp_path, [*GOOD, hollow], "c"), "empty answers").level == "MAJOR"
+
+
+def test_what_was_not_looked_at_is_said(tmp_path, monkeypatch):
+    data = data_of(tmp_path, GOOD)
+    assert "looked at" not in {one.check for one in check.check(data, MARKERS)}
+    monkeypatch.setattr(check, "COMPARED", 4)
+    one = found(data, "looked at")
+    assert (one.level, one.text) == (
+        "MINOR",
+        "of 9 rows only the first 4 were compared with each other",
+    )
+    original = facts.facts
+    monkeypatch.setattr(facts, "facts", lambda *rest: original(*rest, limit=-1))
+    assert "the first 0 were looked at for end markers" in found(data, "looked at").text
 
 
 def test_rows_left_out(tmp_path):

@@ -74,6 +74,8 @@ def test_what_has_a_place_comes_back(sample, name):
          "weight"),
         (Document("x"), "openai", "a document is no conversation"),
         (Conversation(()), "feedback", "a conversation is no feedback"),
+        (Conversation((Message("assistant", (Text("a"), Thinking("b"))),)), "openai",
+         "reasoning that does not begin"),
         (Conversation((Message("assistant", (Text("a"), ToolCall("f", "{}"))),)), "sharegpt",
          "text and tool calls"),
     ],

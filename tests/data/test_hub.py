@@ -94,6 +94,31 @@ def test_other_splits_subsets_and_revisions_are_other_copies(tmp_path, network):
     assert len({fetch(tmp_path, source).path for source in sources}) == len(sources)
 
 
+@pytest.mark.parametrize("asked_for", [None, "v1.0"])
+def test_the_commit_that_was_read_is_found_again(tmp_path, network, asked_for):
+    source = Source("hf:org/set", revision=asked_for)
+    first = fetch(tmp_path, source)
+    pinned = hub.pinned(source, None, tmp_path)
+    assert pinned.revision == COMMIT
+    network.error = AssertionError("asked again")
+    assert fetch(tmp_path, pinned) == first
+    assert hub.pinned(pinned, None, tmp_path) == pinned
+
+
+def test_a_commit_that_nobody_tells_is_not_pinned(tmp_path, network, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    def offline(self, repo, revision=None):
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
+    source = Source("hf:org/set")
+    fetch(tmp_path, source)
+    assert hub.pinned(source, None, tmp_path) == source
+    assert hub.pinned(Source("hf:org/set/a.jsonl"), None, tmp_path).revision is None
+
+
 def test_a_copy_that_was_cut_is_made_again(tmp_path, network):
     source = Source("hf:org/set")
     path = fetch(tmp_path, source).path

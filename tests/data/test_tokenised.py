@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -66,6 +67,35 @@ def test_tokens_of_another_recipe_are_refused(saved, tmp_path, name):
     with pytest.raises(DataError, match="D214") as caught:
         build(str(saved[1]), tmp_path / "home", key={**KEY, name: "other"})
     assert f"another {name}" in str(caught.value)
+
+
+LIMITED = {"max_length": 100, "truncation": "newest_rounds", "on_overlength": "truncate"}
+LIMITED |= {"max_prompt_length": None, "max_answer_length": None}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"truncation": "cut_end"},
+        {"on_overlength": "skip"},
+        {"max_length": 200},
+        {"max_prompt_length": 30},
+        {"max_answer_length": 30},
+    ],
+)
+def test_limits_matter_where_something_was_cut(tmp_path, other):
+    config = dataclasses.replace(CONFIG, **other)
+    for name, prompt in (("short", "q"), ("long", "q" * 60)):  # the toy calls this cut
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"prompt": prompt, "completion": "a"}) + "\n")
+        data = build(str(path), tmp_path / "home")
+        tokenised.save(data, tmp_path / name, {**KEY, **LIMITED}, replace=False)
+        assert len(build(str(tmp_path / name), tmp_path / "home")) == 1
+    assert len(build(str(tmp_path / "short"), tmp_path / "home", config)) == 1
+    with pytest.raises(DataError, match="D214") as caught:
+        build(str(tmp_path / "long"), tmp_path / "home", config)
+    (changed,) = other
+    assert f"data.{changed}={LIMITED[changed]}, not {other[changed]}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

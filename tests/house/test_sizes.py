@@ -16,7 +16,9 @@ MAX_CONFIG_FIELDS = 20
 MAX_DEPTH = 2
 
 # "file" or "file:function" -> why; at most five, each agreed in review.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "recipe/sections.py:DataConfig": "21 fields: streaming belongs to none of the others",
+}
 
 
 def test_at_most_five_exceptions():

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data_files, data_tokens, output
+from tunesmith.errors import ConfigError
 
 app = output.app(
     examples=[
@@ -42,6 +43,8 @@ def inspect(
     data: Annotated[list[str], DATA],
     rows: Annotated[int, typer.Option(min=0, help="Rows to show with their tokens.")] = 3,
     model: Annotated[str, MODEL] = "builtin:tiny",
+    format: Annotated[str | None, data_files.FORMAT] = None,
+    columns: Annotated[str | None, data_files.COLUMNS] = None,
     html: Annotated[Path | None, typer.Option(help="Write one HTML file.", dir_okay=False)] = None,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
@@ -49,9 +52,9 @@ def inspect(
     from tunesmith.compose import inspection
     from tunesmith.data import show
 
-    found = inspection.inspect(recipe_of(data, model), say)
+    found = inspection.inspect(recipe_of(data, model, format, columns), say)
     train = found["train"]
-    shown = show.rows(train, range(min(rows, len(train))), found["decode"])
+    shown = show.rows(train, range(min(rows, len(train))), found["decode"], found["sides"])
     lines = describe(found["summary"])
     if html is not None:
         page = show.page(f"Data of {data[0]}", lines, found["findings"], shown)
@@ -66,6 +69,8 @@ def inspect(
 def check(
     data: Annotated[list[str], DATA],
     model: Annotated[str, MODEL] = "builtin:tiny",
+    format: Annotated[str | None, data_files.FORMAT] = None,
+    columns: Annotated[str | None, data_files.COLUMNS] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended, into -o.")] = False,
     out: Annotated[Path | None, data_files.OUT_IF_ANY] = None,
     yes: Annotated[bool, data_files.YES] = False,
@@ -78,22 +83,40 @@ def check(
     if fix or out is not None:
         repaired = data_files.repair(data[0], out, fix=fix, replace=yes, json=json)
         data = [str(out), *data[1:]]
-    found = inspection.check(recipe_of(data, model), say)
+    found = inspection.check(recipe_of(data, model, format, columns), say)
     value = {"findings": found, "worst": inspection.worst(found), "repair": repaired}
     output.result(value, json=json, text="\n".join(_findings(found)))
     inspection.stop_if_major(found, data[0])
 
 
-def recipe_of(words: list[str], model: str) -> Any:
-    """The recipe itself, or one made for a data file, with the user's changes."""
+def recipe_of(
+    words: list[str], model: str, format: str | None = None, columns: str | None = None
+) -> Any:
+    """The recipe itself, or one made for a data file, with the user's changes.
+
+    Raises:
+        ConfigError: C202, --format or --columns of a recipe, which names its own.
+    """
+    import json
+
     from tunesmith import recipe as recipes
     from tunesmith.compose import inspection
 
     path, overrides = output.split_recipe(words)
+    kind: dict[str, Any] = {"format": format} if format else {}
+    if columns:
+        kind["columns"] = data_files.roles(columns)
     if path is None or path.endswith(inspection.RECIPES) or ".py:" in path:
+        if kind:
+            what = "--format and --columns are for a data file; a recipe says them itself"
+            fix = "write format: and columns: beside path: in data.train"
+            raise ConfigError("C202", what, where="command line", fix=fix)
         return recipes.load(path, overrides)
-    made = inspection.stage_for(path, overrides)
-    return recipes.load(None, [f"model={model}", f"stage={made}", f"data.train={path}", *overrides])
+    source = path if not kind else json.dumps({"path": path, **kind}, ensure_ascii=False)
+    base = [f"model={model}", f"data.train={source}"]
+    if not any(text.startswith(("stage=", "stage.kind=")) for text in overrides):
+        base.append(f"stage={inspection.stage_for([*base, *overrides])}")
+    return recipes.load(None, [*base, *overrides])
 
 
 def say(topic: str, text: str) -> None:
@@ -145,6 +168,7 @@ def _rows(shown: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in shown:
         trained = sum(weight > 0 for weight in row["weights"])
-        lines.append(f"\n{row['where']}  {len(row['ids']):,} tokens, {trained:,} trained")
+        side = f"  {row['side']}" if row["side"] else ""
+        lines.append(f"\n{row['where']}{side}  {len(row['ids']):,} tokens, {trained:,} trained")
         lines.append(show.marked(row["spans"], colour=output.colour()))
     return lines

@@ -14,7 +14,7 @@ from tunesmith.errors import ConfigError
 if TYPE_CHECKING:
     from tunesmith.recipe.sections import Source
 
-FILE = typer.Argument(help="A data file or folder.")
+FILE = typer.Argument(help="A file, folder, hf:ORG/NAME or the name of a data set.")
 OUT = typer.Option("--output", "-o", help="What to write; its name says the kind of file.")
 OUT_IF_ANY = typer.Option("--output", "-o", help="Where --fix writes.", dir_okay=False)
 YES = typer.Option("--yes", "-y", help="Replace what is there.")
@@ -41,7 +41,7 @@ def convert(
     from tunesmith.data import rewrite
 
     source = _source(file, format, columns)
-    _ready(out, [file], yes)
+    _ready(out, [source], yes)
     found = rewrite.to_format(source, out, _target(to), rewrite.LeftOut(skip_bad))
     text = f"{found['rows']:,} rows of {found['format']} → {found['written']:,} of {found['to']}"
     _report({"output": str(out), **found}, [f"{text} in {out}", found["note"]], json=json)
@@ -59,13 +59,19 @@ def split(
     from tunesmith.data import rewrite
     from tunesmith.recipe.sections import Holdout
 
-    suffix = "".join(Path(file).suffixes[-2 if file.endswith(".gz") else -1 :]) or ".jsonl"
+    source = _source(file)
+    path = source.path
+    suffix = "".join(Path(path).suffixes[-2 if path.endswith(".gz") else -1 :]) or ".jsonl"
     train, evaluation = out / f"train{suffix}", out / f"eval{suffix}"
-    for path in (train, evaluation):
-        _ready(path, [file], yes)
+    for target in (train, evaluation):
+        _ready(target, [source], yes)
     whole = eval >= 1 and float(eval).is_integer()
+    if not whole and not 0 < eval < 1:
+        fix = "--eval 0.05 for a share, --eval 100 for so many rows"
+        what = f"--eval {eval:g} is neither a share nor a number of rows"
+        raise ConfigError("C202", what, where="command line", fix=fix)
     holdout = Holdout(count=int(eval)) if whole else Holdout(fraction=eval)
-    found = rewrite.into_two(_source(file), train, evaluation, holdout, seed)
+    found = rewrite.into_two(source, train, evaluation, holdout, seed)
     lines = [f"{found['train']:,} rows in {train} · {found['eval']:,} in {evaluation}"]
     if found["copies"]:
         lines.append(f"{found['copies']:,} rows equal another one; they stand on its side")
@@ -74,7 +80,7 @@ def split(
 
 
 def mix(
-    files: Annotated[list[str], typer.Argument(help="Data files or folders.")],
+    files: Annotated[list[str], typer.Argument(help="Files, folders or names of data sets.")],
     out: Annotated[Path, OUT],
     mix_strategy: Annotated[
         Strategy,
@@ -90,14 +96,13 @@ def mix(
 ) -> None:
     """Mix rows of several files into one."""
     from tunesmith.data import rewrite
-    from tunesmith.recipe.sections import Source
 
-    _ready(out, files, yes)
+    sources = [_source(file, max_samples=max_samples) for file in files]
+    _ready(out, sources, yes)
     chances = _numbers(interleave_probs) if interleave_probs is not None else None
     if chances is not None and mix_strategy == "concat":
         mix_strategy = "interleave_under"
         output.log("mix     interleave_under, since probabilities were given")
-    sources = [Source(file, max_samples=max_samples) for file in files]
     found = rewrite.together(sources, out, mix_strategy, chances, seed)
     lines = [f"{found['written']:,} rows in {out} · {mix_strategy} · {found['to']}"]
     lines += [
@@ -125,11 +130,10 @@ def dedup(
     """Leave out rows that equal an earlier one, or nearly do (MinHash)."""
     from tunesmith.data import rewrite
 
-    _ready(out, [file], yes)
+    source = _source(file, format)
+    _ready(out, [source], yes)
     left_out = rewrite.LeftOut(skip_bad)
-    found = rewrite.without_duplicates(
-        _source(file, format), out, near=near, on=on, left_out=left_out
-    )
+    found = rewrite.without_duplicates(source, out, near=near, on=on, left_out=left_out)
     lines = [
         f"{found['rows']:,} rows → {found['written']:,} in {out} · {found['equal']:,} equal"
         f" · {found['near']:,} nearly equal"
@@ -153,8 +157,9 @@ def repair(file: str, out: Path | None, *, fix: bool, replace: bool, json: bool)
         what = "--fix needs -o FILE" if fix else "-o FILE is for --fix"
         fix_text = "tunesmith data check FILE --fix -o MENDED.jsonl"
         raise ConfigError("C202", what, where="command line", fix=fix_text)
-    _ready(out, [file], replace)
-    found = repairs.repair(_source(file), out)
+    source = _source(file)
+    _ready(out, [source], replace)
+    found = repairs.repair(source, out)
     lines = [f"mended  {found['written']:,} of {found['rows']:,} rows in {out}"]
     lines += [f"  {count:,} × {kind}" for kind, count in found["repairs"].items()]
     if found["rejected"]:
@@ -168,20 +173,43 @@ def repair(file: str, out: Path | None, *, fix: bool, replace: bool, json: bool)
 # ---------------------------------------------------------------- shared
 
 
-def _source(file: str, format: str | None = None, columns: str | None = None) -> Source:
-    from tunesmith.recipe.sections import Source
+def roles(columns: str) -> dict[str, str]:
+    """Columns by role.
 
-    pairs = [word.partition("=") for word in columns.split(",")] if columns else []
-    if any(not equals or not role or not name for role, equals, name in pairs):
+    Raises:
+        ConfigError: C202, not ROLE=NAME,ROLE=NAME.
+    """
+    pairs = [word.partition("=") for word in columns.split(",")]
+    if any(not equals or not role for role, equals, _ in pairs):
         fix = "write --columns prompt=frage,completion=antwort"
         raise ConfigError("C202", f"`{columns}` maps no columns", where="command line", fix=fix)
-    return Source(file, format=format, columns={r: n for r, _, n in pairs} or None)
+    return {role: name for role, _, name in pairs}
 
 
-def _ready(out: Path, files: list[str], replace: bool) -> None:
+def _source(
+    file: str,
+    format: str | None = None,
+    columns: str | None = None,
+    max_samples: int | None = None,
+) -> Source:
+    """A file, folder, set of the hub, name of a data set or function, as files on this machine."""
+    from tunesmith import platform
+    from tunesmith.data import catalogue
+    from tunesmith.recipe.sections import DataConfig, Source
+
+    mapped = roles(columns) if columns else None
+    source = Source(file, format=format, columns=mapped, max_samples=max_samples)
+    config = DataConfig()
+    say = lambda topic, text: output.log(f"{topic:<8}{text}")
+    return catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
+
+
+def _ready(out: Path, sources: list[Source], replace: bool) -> None:
     from tunesmith.data import read, write
 
-    write.check_target(out, replace=replace, sources=tuple(read.locate(file) for file in files))
+    write.check_target(
+        out, replace=replace, sources=tuple(read.locate(source.path) for source in sources)
+    )
 
 
 def _target(name: str | None) -> str | None:

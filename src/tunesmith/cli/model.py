@@ -47,7 +47,7 @@ def info(
 def describe(spec: str, depth: int) -> dict[str, Any]:
     """Everything `model info` says."""
     from tunesmith.compose import source
-    from tunesmith.generation.torch_impl import context_length
+    from tunesmith.generation.model_impl import context_length
     from tunesmith.models import info as counting, load
     from tunesmith.recipe.sections import ModelConfig
 

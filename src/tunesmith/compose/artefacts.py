@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith import __version__
 from tunesmith.compose.source import CARD, record_base
+from tunesmith.data.stream_head import Head
 from tunesmith.rundir import RunDir
 
 
@@ -27,8 +28,9 @@ def describe_data(train_set: Any, eval_set: Any) -> str:
     tokens = int(train_set.lengths.sum())
     share = 100 * float(train_set.trained.sum()) / max(tokens, 1)
     report = train_set.report
+    first = "the first " if isinstance(train_set, Head) else ""
     text = (
-        f"{len(train_set):,} rows → {tokens:,} tokens, {share:.0f}% trained"
+        f"{first}{len(train_set):,} rows → {tokens:,} tokens, {share:.0f}% trained"
         f" · {report['truncated']:,} tokens cut"
         f" · {report['bad_rows'] + report['left_out']:,} left out"
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.data import catalogue, check, encode, loader, read, split
+from tunesmith.compose import streaming
+from tunesmith.data import blend, catalogue, check, encode, hub, loader, read, split, stream_head
 from tunesmith.errors import ConfigError, GateFailed
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
@@ -76,7 +77,34 @@ def named(recipe: Recipe, say: Any = None) -> Recipe:
     Raises:
         DataError: D124, D127, D132, D133.
     """
+    recipe = _unblended(recipe, say or _silent)
     return _with_sources(recipe, lambda one: catalogue.named(one, recipe.data, say or _silent))
+
+
+def _unblended(recipe: Recipe, say: Any) -> Recipe:
+    """The recipe with sources and chances in the place of `0.3 PREFIX 0.7 PREFIX`.
+
+    Raises:
+        DataError: D217, such a text that can't be used.
+    """
+    data = recipe.data
+    found = blend.parts(data.train[0].path) if len(data.train) == 1 else []
+    if not found:
+        return recipe
+    blocks = data.packing == "blocks"
+    probs = blend.chances(found, data.max_length, whole_documents=blocks)
+    strategy = "interleave_over" if data.mix_strategy == "concat" else data.mix_strategy
+    sources = tuple(dataclasses.replace(data.train[0], path=part.prefix) for part in found)
+    total = sum(part.weight for part in found)
+    shares = ", ".join(f"{part.weight / total:.1%} {part.prefix}" for part in found)
+    say(
+        "data",
+        f"blend by tokens: {shares}; {strategy}, drawn {', '.join(f'{p:.3f}' for p in probs)}",
+    )
+    made = dataclasses.replace(
+        data, train=sources, mix_strategy=strategy, interleave_probs=tuple(probs)
+    )
+    return _changed(recipe, made)
 
 
 def local(recipe: Recipe, say: Any = None) -> Recipe:
@@ -87,9 +115,18 @@ def local(recipe: Recipe, say: Any = None) -> Recipe:
         DataError: D124, D127, D130 to D134.
     """
     recipe, home = named(recipe, say), platform.home()
-    return _with_sources(
-        recipe, lambda one: catalogue.local(one, recipe.data, home, say or _silent)
-    )
+    fetch = lambda one: catalogue.local(one, recipe.data, home, say or _silent)
+    if not recipe.data.streaming:
+        return _with_sources(recipe, fetch)
+    kept = [id(one) for one in recipe.data.train if hub.is_set(one.path)]
+    return _with_sources(recipe, lambda one: one if id(one) in kept else fetch(one))
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the commits of its hub sets, so that a resumed run reads the same rows."""
+    home, cache = platform.home(), recipe.data.cache_dir
+    of_hub = lambda one: one.path.startswith(hub.PREFIX)
+    return _with_sources(recipe, lambda one: hub.pinned(one, cache, home) if of_hub(one) else one)
 
 
 def _silent(topic: str, text: str) -> None:
@@ -102,9 +139,12 @@ def _with_sources(recipe: Recipe, change: Callable[[Source], Source]) -> Recipe:
     made = dataclasses.replace(data, train=train)
     if isinstance(data.eval, tuple):
         made = dataclasses.replace(made, eval=tuple(change(one) for one in data.eval))
-    if made == data:
-        return recipe
-    changed = dataclasses.replace(recipe, data=made)
+    return recipe if made == data else _changed(recipe, made)
+
+
+def _changed(recipe: Recipe, data: DataConfig) -> Recipe:
+    """The recipe with other data, its origins kept."""
+    changed = dataclasses.replace(recipe, data=data)
     if "_origins" in vars(recipe):
         object.__setattr__(changed, "_origins", vars(recipe)["_origins"])
     return changed
@@ -143,7 +183,8 @@ def check_sources(recipe: Recipe) -> None:
     if isinstance(recipe.data.eval, tuple):
         named += recipe.data.eval
     for source in named:
-        read.locate(source.path)
+        if not (recipe.data.streaming and hub.is_set(source.path)):
+            read.locate(source.path)
 
 
 def notes(recipe: Recipe, dataset: Dataset, stage: Stage) -> list[str]:
@@ -189,6 +230,10 @@ def datasets(
     """
     data = recipe.data
     check_packing(recipe, stage)
+    if data.streaming:
+        evaluation = streaming.eval_sources(recipe)
+        head = streaming.head(recipe, factory, stage, _checks(factory, stage), progress)
+        return head, _build(recipe, evaluation, factory, stage, progress) if evaluation else None
     train = _build(recipe, data.train, factory, stage, progress)
     if isinstance(data.eval, Holdout):
         train_rows, eval_rows = split.of_dataset(train, data.eval, recipe.train.seed)
@@ -222,12 +267,13 @@ def _build(recipe: Recipe, sources: Any, factory: EncoderFactory, stage: Stage, 
         num_proc=recipe.data.num_proc,
         home=platform.home(),
         progress=progress,
-        checks=encode.Checks(
-            factory.accepts(stage),
-            _unk_id(stage.template.tokenizer),
-            stage.template.tokenizer.vocab_size,
-        ),
+        checks=_checks(factory, stage),
     )
+
+
+def _checks(factory: EncoderFactory, stage: Stage) -> encode.Checks:
+    tokenizer = stage.template.tokenizer
+    return encode.Checks(factory.accepts(stage), _unk_id(tokenizer), tokenizer.vocab_size)
 
 
 def _unk_id(tokenizer: Any) -> int | None:
@@ -285,6 +331,9 @@ def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
         DataError: D210, probabilities that don't fit the sources.
     """
     train, wanted = recipe.train, recipe.data
+    layout["max_forward_tokens"] = max_forward_tokens(recipe)
+    if isinstance(dataset, stream_head.Head):
+        return streaming.train_loader(recipe, dataset, **layout)
     return loader.Loader(
         dataset=dataset,
         seed=train.seed,
@@ -295,7 +344,6 @@ def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):
         shuffle=wanted.shuffle,
         buffer_size=wanted.buffer_size,
         mixture=loader.Mixture(wanted.mix_strategy, wanted.interleave_probs),
-        max_forward_tokens=max_forward_tokens(recipe),
         **layout,
     )
 

@@ -7,13 +7,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith import recipe as recipes
-from tunesmith.compose import data, model
-from tunesmith.data import encode, show, texts, tokenised
+from tunesmith.compose import borders, data, model
+from tunesmith.compose.samples_of import conversations
+from tunesmith.data import encode, hub, show, texts, tokenised
 from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
 
 RECIPES = (".yaml", ".yml")
+STAGES: dict[type, str] = {
+    Conversation: "sft",
+    Document: "pretrain",
+    Preference: "dpo",
+    Feedback: "kto",
+}
+"""The stage that a file of such samples is looked at for, where no recipe names one."""
+
+
+SIDES: dict[tuple[type, ...], tuple[str, str]] = {
+    (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
+}
+"""What the two examples of an item are, where they are not chosen and rejected."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class AsConversations:
         encode = self.factory()
 
         def sides(samples: Sequence[Sample]) -> list[Encoded]:
-            parts = [_conversations(sample) for sample in samples]
+            parts = [conversations(sample) for sample in samples]
             encoded = iter(encode([one for part in parts for one in part]))
             return [_joined([next(encoded) for _ in part]) for part in parts]
 
@@ -35,13 +49,6 @@ class AsConversations:
     def accepts(self, stage: Stage) -> tuple[type, ...]:
         """Sample types that can be encoded."""
         return Conversation, Preference, Feedback
-
-
-def _conversations(sample: Any) -> list[Conversation]:
-    if isinstance(sample, Preference):
-        before, tools = sample.prompt.messages, sample.prompt.tools
-        return [Conversation((*before, *side), tools) for side in (sample.chosen, sample.rejected)]
-    return [sample.conversation if isinstance(sample, Feedback) else sample]
 
 
 def _joined(encoded: list[Encoded]) -> Encoded:
@@ -54,18 +61,17 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     return Encoded(examples, sum(one.truncated for one in encoded))
 
 
-def stage_for(path: str, overrides: Sequence[str] = ()) -> str:
-    """The stage that trains on a file, by what its rows become."""
+def stage_for(overrides: Sequence[str]) -> str:
+    """The stage that trains on what `data.train=…` names, by what its rows become."""
     from tunesmith.data.formats import base as formats
 
-    if tokenised.kind_of(path):
-        return tokenised.stage_of(path)
     kept = [text for text in overrides if text.startswith("data.")]
-    recipe = recipes.load(None, [f"data.train={path}", *kept])
+    recipe = recipes.load(None, kept)
     (source,) = data.local(recipe).data.train[:1]
+    if tokenised.kind_of(source.path):
+        return tokenised.stage_of(source.path)
     name = source.format or encode.detect(source, (Conversation, Preference, Feedback))
-    kind = formats.load(name).SAMPLE
-    return "pretrain" if kind is Document else "sft"
+    return STAGES[formats.load(name).SAMPLE]
 
 
 def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
         progress: Is told what was detected and how far encoding is.
 
     Returns:
-        summary, roles, findings as plain data; `train` (Dataset) and `decode`.
+        summary, roles, findings as plain data; `train` (Dataset), `decode` and `sides`.
 
     Raises:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
@@ -84,7 +90,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     recipe, stage, train, evaluation = _encoded(recipe, progress)
     counts: dict[str, int] = {}
     for source, found in zip(recipe.data.train, train.report["sources"], strict=True):
-        if tokenised.kind_of(source.path):
+        if tokenised.kind_of(source.path) or hub.is_set(source.path):  # streamed: not read whole
             continue
         for role, count in show.roles(source, found["format"], recipe.data).items():
             counts[role] = counts.get(role, 0) + count
@@ -94,6 +100,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
         "findings": [one.as_dict() for one in findings],
         "train": train,
         "decode": stage.template.tokenizer.decode,
+        "sides": SIDES.get(stage.sample, ("chosen", "rejected")),
     }
 
 
@@ -104,9 +111,10 @@ def check(recipe: Recipe, progress: Any = None) -> list[dict[str, Any]]:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
     """
     recipe, stage, train, evaluation = _encoded(recipe, progress)
-    found = list(data.findings(stage, train, evaluation))
+    formats = [one["format"] for one in train.report["sources"]]
+    found = [*data.findings(stage, train, evaluation), *borders.check(recipe, stage, formats)]
     for source in recipe.data.train:
-        if not tokenised.kind_of(source.path):
+        if not tokenised.kind_of(source.path) and not hub.is_set(source.path):
             found += texts.check(source)
     return [one.as_dict() for one in found]
 

@@ -97,13 +97,14 @@ def largest_batch(recipe: Recipe, dataset: Any) -> int:
     on one pass (a row is never cut); with what is sampled, which no limit cuts."""
     size = recipe.train.per_device_train_batch_size
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
-    packed = recipe.data.packing != "none"
+    packed = recipe.data.packing != "none" or recipe.data.streaming  # longer rows may come
     whole = size * recipe.data.max_length if packed else int(sum(longest))
     rows = math.ceil(whole / max(float(dataset.lengths.mean()), 1.0)) if packed else size
     sampled, limit = sampled_tokens(recipe, rows), max_forward_tokens(recipe)
     if sampled or limit is None:
         return whole + sampled
-    one = recipe.data.max_length if recipe.data.packing == "blocks" else longest[0]
+    open_end = recipe.data.packing == "blocks" or recipe.data.streaming
+    one = recipe.data.max_length if open_end else longest[0]
     return min(whole, max(limit, one))
 
 

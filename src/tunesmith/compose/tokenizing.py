@@ -34,6 +34,8 @@ def to_store(recipe: Recipe, out: Path, *, replace: bool, progress: Any = None) 
     """
     if out.exists() and not replace:
         raise _taken(out)
+    if recipe.data.streaming:  # to store is to read all of it
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, streaming=False))
     recipe = data.local(recipe, progress)
     data.check_sources(recipe)
     factory = data.encoder_factory(recipe, model.origin(recipe).tokenizer_dir)

@@ -38,6 +38,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     ready = prepare(
         recipe, display
     )  # what is wrong with model or data is told before a run is made
+    recipe = data.pinned(recipe)
     directory = RunDir.create(
         text or recipes.dump(recipe),
         recipe,

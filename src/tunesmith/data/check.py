@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.data import facts as items
 from tunesmith.data.facts import Facts
+from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
 from tunesmith.data.store import Dataset
 from tunesmith.types import Example
@@ -26,6 +27,8 @@ MOST_SEEN = 0.1
 """Share of evaluation tokens that are trained on above which their loss says nothing."""
 MOST_EQUAL = 0.01
 """Share of pairs without a difference above which something went wrong in making them."""
+MOST_EMPTY = 0.01
+"""Share of rows with an answer that is a mere end marker, above which it is no slip of the data."""
 BIAS = 0.75
 """Share of pairs in which the same side is longer, above which length is what will be learnt."""
 FEWEST = 20
@@ -81,6 +84,7 @@ def check(
     prints = fingerprints(compared)
     return (
         _left_out(train.report, skipping),
+        *_overlooked(train.report),
         _untrained(train),
         _ends(train, found, markers),
         _empty(train, found, markers),
@@ -89,8 +93,22 @@ def check(
         _unknown(train.report),
         _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
         *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
+        *_not_looked_at(train, found, compared),
         *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
     )
+
+
+def _not_looked_at(train: Dataset, found: Facts, compared: Dataset) -> list[Finding]:
+    """Says so where more rows are there than a run can wait for."""
+    parts = []
+    if len(found.items_N) < len(train):
+        parts.append(f"the first {len(found.items_N):,} were looked at for end markers and BOS")
+    if len(compared) < len(train):
+        parts.append(f"the first {len(compared):,} were compared with each other")
+    if not parts:
+        return []
+    text = f"of {len(train):,} rows only {' and '.join(parts)}"
+    return [Finding("MINOR", "looked at", text)]
 
 
 def worst(findings: Sequence[Finding]) -> Level:
@@ -115,6 +133,29 @@ def _print(examples: Sequence[Example]) -> bytes:
 
 def _where(data: Dataset, rows: np.ndarray | Sequence[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(data.where(int(index)) for index in rows[:5]))
+
+
+def _overlooked(report: Mapping[str, Any]) -> tuple[Finding, Finding]:
+    """Columns that no format reads, and last turns that nobody answers."""
+    found = report.get("overlooked", ())
+    ends = [one for one in found if one["what"] == UNANSWERED]
+    unread = [one for one in found if one["what"] != UNANSWERED]
+    if unread:
+        named = [f"{one['what']} ({one['count']:,} rows)" for one in unread[:8]]
+        more = f" and {len(unread) - 8} more" if len(unread) > 8 else ""
+        text = f"columns that are not used, so not trained: {', '.join(named)}{more}"
+        columns = Finding("MINOR", "columns", text, _places(unread))
+    else:
+        columns = Finding("OK", "columns", "every column that holds something is used")
+    if not ends:
+        return columns, Finding("OK", "last turns", "no conversation goes on after its last answer")
+    count = sum(one["count"] for one in ends)
+    text = f"{count:,} rows go on after their last answer; that part is left away"
+    return columns, Finding("MINOR", "last turns", text, _places(ends))
+
+
+def _places(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{one['file']}:{one['line']}" for one in found))[:5]
 
 
 def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
@@ -178,7 +219,8 @@ def _empty(data: Dataset, found: Facts, markers: Markers) -> Finding:
         return Finding("OK", "empty answers", "no trained answer is a mere end marker")
     text = f"{len(empty):,} of {len(data):,} rows train an answer that is a mere end marker"
     text = f"{text}: does the template drop tool calls?"
-    return Finding("MAJOR", "empty answers", text, _where(data, empty))
+    level: Level = "MAJOR" if len(empty) > MOST_EMPTY * len(data) else "MINOR"
+    return Finding(level, "empty answers", text, _where(data, empty))
 
 
 def _double_bos(data: Dataset, found: Facts) -> Finding:

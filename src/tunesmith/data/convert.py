@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.data import convert_lists, spoken
 from tunesmith.types import (
     Conversation,
     Document,
@@ -23,7 +23,7 @@ from tunesmith.types import (
     ToolCall,
 )
 
-Row = dict[str, Any]
+Row = spoken.Row
 SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
 
 
@@ -70,7 +70,7 @@ def _adapted(sample: Sample, wanted: type) -> list[Any]:
     if isinstance(sample, Feedback) and wanted is Conversation:
         return [sample.conversation] if sample.desirable else []
     have, want = type(sample).__name__.lower(), wanted.__name__.lower()
-    raise _no_place(f"a {have} is no {want}")
+    raise spoken.no_place(f"a {have} is no {want}")
 
 
 def _whole(prompt: Conversation, side: Sequence[Message]) -> Conversation:
@@ -88,16 +88,16 @@ def _openai(conversation: Conversation) -> Row:
 
 
 def _message(message: Message) -> Row:
-    spoken = any(isinstance(part, Text) for part in message.parts)
-    row: Row = {"role": message.role, "content": message.text if spoken else None}
+    says = any(isinstance(part, Text) for part in message.parts)
+    row: Row = {"role": message.role, "content": message.text if says else None}
     thoughts = [part.text for part in message.parts if isinstance(part, Thinking)]
     if len(thoughts) > 1 or (thoughts and not isinstance(message.parts[0], Thinking)):
-        raise _no_place("reasoning that does not begin its message")
+        raise spoken.no_place("reasoning that does not begin its message")
     if thoughts:
         row["reasoning_content"] = thoughts[0]
     if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
         if any(isinstance(part, Text) for part in message.parts[-len(calls) :]):
-            raise _no_place("text after a tool call")
+            raise spoken.no_place("text after a tool call")
         row["tool_calls"] = [_call(call) for call in calls]
     if message.weight is not None:
         row["weight"] = message.weight
@@ -119,11 +119,11 @@ def _sharegpt(conversation: Conversation) -> Row:
 def _turn(message: Message) -> Row:
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     if not calls:
-        return {"from": SHAREGPT[message.role], "value": _plain(message)}
+        return {"from": SHAREGPT[message.role], "value": spoken.plain(message)}
     if len(calls) != len(message.parts) or message.weight is not None:
-        raise _no_place("a message of text and tool calls")
+        raise spoken.no_place("a message of text and tool calls")
     if any(call.id for call in calls):
-        raise _no_place("ids of tool calls")
+        raise spoken.no_place("ids of tool calls")
     made = [{"name": call.name, "arguments": _object(call.arguments)} for call in calls]
     value = made[0] if len(made) == 1 else made
     return {"from": "function_call", "value": json.dumps(value, ensure_ascii=False)}
@@ -140,7 +140,7 @@ def _object(arguments: str) -> Any:
 
 
 def _alpaca(conversation: Conversation) -> Row:
-    system, turns = _exchanges(conversation)
+    system, turns = spoken.exchanges(conversation)
     *past, (question, answer) = turns
     row: Row = {"instruction": question, "input": "", "output": answer}
     if system:
@@ -149,38 +149,11 @@ def _alpaca(conversation: Conversation) -> Row:
 
 
 def _prompt_completion(conversation: Conversation) -> Row:
-    system, turns = _exchanges(conversation)
+    system, turns = spoken.exchanges(conversation)
     row: Row = dict(zip(("prompt", "completion"), turns[0], strict=True))
     if len(turns) > 1:
         row = {"prompt": [q for q, _ in turns], "completion": [a for _, a in turns]}
     return {**row, "system": system} if system else row
-
-
-def _exchanges(conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
-    """The system prompt, and questions with their answers."""
-    if conversation.tools:
-        raise _no_place("tools")
-    messages = conversation.messages
-    system = ""
-    if messages and messages[0].role == "system":
-        system, messages = _plain(messages[0]), messages[1:]
-    roles = [message.role for message in messages]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise _no_place("turns that don't alternate user and assistant")
-    texts = [_plain(message) for message in messages]
-    if not all(text.strip() for text in texts):
-        raise _no_place("an empty message")
-    return system, list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _plain(message: Message) -> str:
-    """The text of a message that is nothing but text."""
-    for part in message.parts:
-        if not isinstance(part, Text):
-            raise _no_place("reasoning" if isinstance(part, Thinking) else "tool calls")
-    if message.weight is not None:
-        raise _no_place("a message's weight")
-    return message.text
 
 
 # ---------------------------------------------------------------- the others
@@ -199,7 +172,7 @@ def _preference(pair: Preference) -> Row:
     ):
         row = {"prompt": simple[0].text, "chosen": sides[0][0].text, "rejected": sides[1][0].text}
         if len(before) == 2:
-            row["system"] = _plain(before[0])
+            row["system"] = spoken.plain(before[0])
     else:
         names = ("prompt", "chosen", "rejected")
         parts = (before, *sides)
@@ -226,11 +199,6 @@ def _text(document: Document) -> Row:
     return {"text": document.text}
 
 
-def _no_place(what: str) -> DataError:
-    fix = "choose another format (openai has a place for all of a conversation)"
-    return DataError("D128", f"the format has no place for {what}", fix=fix)
-
-
 WRITERS: dict[str, tuple[type, Callable[[Any], Row]]] = {
     "openai": (Conversation, _openai),
     "sharegpt": (Conversation, _sharegpt),
@@ -239,4 +207,11 @@ WRITERS: dict[str, tuple[type, Callable[[Any], Row]]] = {
     "preference": (Preference, _preference),
     "feedback": (Feedback, _feedback),
     "text": (Document, _text),
+    "ultrachat": (Conversation, convert_lists.ultrachat),
+    "self_instruct": (Conversation, convert_lists.self_instruct),
+    "oasst": (Conversation, convert_lists.oasst),
+    "oasst_pairs": (Preference, convert_lists.oasst_pairs),
+    "hc3_human": (Conversation, convert_lists.hc3_human),
+    "hc3_chatgpt": (Conversation, convert_lists.hc3_chatgpt),
+    "hc3_pairs": (Preference, convert_lists.hc3_pairs),
 }

@@ -6,13 +6,12 @@ there. An interrupted encoding goes on where it was: shards that are on disk are
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import fill, read, report as reports, store, tokenised, workers
+from tunesmith.data import (
+    blend,
+    fill,
+    read,
+    report as reports,
+    row_items,
+    store,
+    tokenised,
+    workers,
+)
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.data.key import store_key
+from tunesmith.data.row_items import StageEncode
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
-from tunesmith.types import Conversation, Document, Encoded, Feedback, Message, Preference, Sample
+from tunesmith.types import Document
 
-StageEncode = Callable[[Sequence[Sample]], list[Encoded]]
 Progress = Callable[[str, str], None]
 
 BATCH_ROWS = 1024
@@ -92,6 +100,8 @@ def build(
     for source in sources:
         if kind := tokenised.kind_of(source.path):
             say("data", f"{source.path}: token ids ({kind})")
+            if kind == "corpus" and (found := blend.caches(Path(source.path).expanduser())):
+                say("note", f"{found[0].name} and other orders drawn by Megatron are not read")
             sets.append(tokenised.open_source(source, config, wanted))
             continue
         job = _job(source, config, make_encoder, key_parts, checks)
@@ -141,8 +151,20 @@ def _job(
     checks: Checks,
 ) -> Job:
     name = source.format or detect(source, checks.accepts)
-    columns = source.columns or {}
-    formats.check_columns(name, columns, source.path)
+    check_format(name, source, checks)
+    parts = {**key_parts, "unk_id": checks.unk_id, "batch": [BATCH_ROWS, BATCH_CHARACTERS]}
+    key = store_key(source, name, config, parts)
+    files = tuple(str(path) for path in read.data_files(source.path))
+    return Job(source, name, config, make_encoder, checks.unk_id, files, key)
+
+
+def check_format(name: str, source: Source, checks: Checks) -> None:
+    """Refuses a format that the stage can't train on, or that has no such columns.
+
+    Raises:
+        DataError: D125, D205.
+    """
+    formats.check_columns(name, source.columns or {}, source.path)
     made = formats.load(name).SAMPLE
     if checks.accepts and not issubclass(made, checks.accepts):
         wanted = " or ".join(kind.__name__.lower() + "s" for kind in checks.accepts)
@@ -152,10 +174,6 @@ def _job(
             where=source.path,
             fix="choose another stage, or say the format and columns of the file",
         )
-    parts = {**key_parts, "unk_id": checks.unk_id, "batch": [BATCH_ROWS, BATCH_CHARACTERS]}
-    key = store_key(source, name, config, parts)
-    files = tuple(str(path) for path in read.data_files(source.path))
-    return Job(source, name, config, make_encoder, checks.unk_id, files, key)
 
 
 def detect(source: Source, accepts: Sequence[type] = ()) -> str:
@@ -277,25 +295,12 @@ def _rows(job: Job, unreadable: list[reports.Problem]) -> Iterator[Row]:
     return (row._replace(file=number[row.file]) for row in filled)
 
 
-def _tasks(rows: Iterable[Row], path: Path, skip: Mapping[str, Any]) -> Iterator[Task]:
+def _tasks(rows: Iterator[Row], path: Path, skip: Mapping[str, Any]) -> Iterator[Task]:
     """Batches of rows, the same at every start, without those that are done."""
-    for number, batch in enumerate(_batches(rows)):
+    for number, batch in enumerate(row_items.batches(rows, BATCH_ROWS, BATCH_CHARACTERS)):
         name = f"shard-{number:06d}"
         if name not in skip:
             yield Task(path / name, batch)
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[tuple[Row, ...]]:
-    batch: list[Row] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += len(row.value) if isinstance(row.value, str) else 0
-        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-            yield tuple(batch)
-            batch, characters = [], 0
-    if batch:
-        yield tuple(batch)
 
 
 def _results(job: Job, tasks: Iterator[Task], processes: int) -> Iterator[dict[str, Any]]:
@@ -315,33 +320,9 @@ def _results(job: Job, tasks: Iterator[Task], processes: int) -> Iterator[dict[s
 
 def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
     """Parses and encodes rows, writes their shard, and returns what to report about it."""
-    format = formats.load(job.format)
-    columns = job.source.columns or {}
-    problems: list[reports.Problem] = []
-    kept: list[Row] = []
-    samples: list[Sample] = []
-    for row in task.rows:
-        try:
-            made = formats.samples(format, row, columns, job.config)
-        except DataError as error:
-            problems.append(reports.Problem(int(row.file), row.line, error.code, error.what))
-            continue
-        if not made:
-            reason = f"{reports.NOTHING} {job.format} can use"
-            problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
-        samples += [_with_system(sample, job.source.system) for sample in made]
-        kept += [row] * len(made)
-    items: list[store.Item] = []
-    truncated = 0
-    for row, sample, encoded in zip(kept, samples, encode(samples), strict=True):
-        if encoded.problem or not encoded.examples:
-            reason = encoded.problem or "nothing to train"
-            place = int(row.file), row.line
-            if not problems or problems[-1][:2] != place:  # a row is one problem
-                problems.append(reports.Problem(*place, "D204", reason, encoded.policy))
-            continue
-        truncated += encoded.truncated
-        items += _items(row, sample, encoded, job.source.weight)
+    items, problems, truncated, unused = row_items.encode_rows(
+        task.rows, job.format, job.source, job.config, encode
+    )
     size = store.write_shard(task.path, items)
     examples = [example for item in items for example in item.examples]
     ids = np.concatenate([e.ids_T for e in examples] or [np.empty(0, np.int32)])
@@ -357,33 +338,5 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
         "truncated": truncated,
         "unknown": 0 if job.unk_id is None else int(np.count_nonzero(ids == job.unk_id)),
         "problems": problems,
+        "overlooked": unused,
     }
-
-
-def _items(row: Row, sample: Sample, encoded: Encoded, weight: float) -> list[store.Item]:
-    """The two sides of a preference, and an answer and its mismatch, share a step; blocks of a
-    document or parts of a long conversation are drawn each on its own."""
-    examples = encoded.examples
-    if weight != 1.0:
-        factor = np.float32(weight)
-        examples = tuple(e._replace(weights_T=e.weights_T * factor) for e in examples)
-    groups = [examples] if isinstance(sample, Preference | Feedback) else [(e,) for e in examples]
-    return [store.Item(group, int(row.file), row.line) for group in groups]
-
-
-def _with_system(sample: Sample, system: str | None) -> Sample:
-    """Puts the source's system prompt before conversations without one; "" says there is none."""
-    if system is None:
-        return sample
-    if isinstance(sample, Preference):
-        return dataclasses.replace(sample, prompt=_begun(sample.prompt, system))
-    if isinstance(sample, Feedback):
-        return Feedback(_begun(sample.conversation, system), sample.desirable)
-    return _begun(sample, system) if isinstance(sample, Conversation) else sample
-
-
-def _begun(conversation: Conversation, system: str) -> Conversation:
-    if any(message.role == "system" for message in conversation.messages):
-        return conversation
-    messages = (Message.of("system", system), *conversation.messages)
-    return Conversation(messages, conversation.tools)

@@ -15,17 +15,19 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.data import read, report as reports
+from tunesmith.data.json_rows import Row
 from tunesmith.errors import DataError, MissingExtra, TunesmithError
 from tunesmith.recipe.sections import Source
 
 PREFIX = "hf:"
 UNKNOWN = "unknown"
+_END = object()
 Say = Callable[[str, str], None]
 
 
@@ -45,6 +47,11 @@ def address(path: str) -> Address:
     org, _, rest = path.removeprefix(PREFIX).partition("/")
     name, _, inside = rest.partition("/")
     return Address(f"{org}/{name}" if name else org, inside.strip("/"))
+
+
+def is_set(path: str) -> bool:
+    """Whether a path names a whole set of the hub, not one of its files."""
+    return path.startswith(PREFIX) and not address(path).is_file
 
 
 def fetched(source: Source, cache_dir: str | None, home: Path, say: Say) -> Source:
@@ -92,14 +99,13 @@ def _copy(source: Source, at: Address, cache_dir: str | None, home: Path, say: S
     """The set as JSON Lines: found, or fetched now."""
     split = source.split or "train"
     shown = f"{source.path}[{split}]"
-    folder = home / "data" / "hub" / at.repo.replace("/", "--")
-    target = folder / f"{_name(source, at, split)}.jsonl"
-    about = target.with_suffix(".about.json")
+    target = _target(source, at, home)
     try:
-        known = json.loads(about.read_text("utf-8"))
-        if target.stat().st_size == known["bytes"]:
+        known = json.loads(_about(target).read_text("utf-8"))
+        there = target.with_name(known.get("file", target.name))
+        if there.stat().st_size == known["bytes"]:
             say("data", f"{shown}: the copy of {known['fetched']}, commit {known['commit'][:12]}")
-            return target
+            return there
     except (OSError, ValueError, KeyError, TypeError):
         pass
     say("data", f"{shown}: fetching from the hub")
@@ -113,14 +119,59 @@ def _copy(source: Source, at: Address, cache_dir: str | None, home: Path, say: S
             "rows": count,
             "bytes": aside.stat().st_size,
             "fetched": datetime.date.today().isoformat(),
+            "file": target.name,
         }
         aside.replace(target)
     finally:
         with suppress(OSError):
             aside.unlink()
-    about.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+    # A run notes the commit, and asks for that when it is resumed.
+    exact = source if commit == UNKNOWN else dataclasses.replace(source, revision=commit)
+    for name in (target, _target(exact, at, home)):
+        _about(name).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     say("data", f"{shown}: {count:,} rows of commit {commit[:12]} → {target}")
     return target
+
+
+def _target(source: Source, at: Address, home: Path) -> Path:
+    folder = home / "data" / "hub" / at.repo.replace("/", "--")
+    return folder / f"{_name(source, at, source.split or 'train')}.jsonl"
+
+
+def _about(target: Path) -> Path:
+    return target.with_suffix(".about.json")
+
+
+def streamed(source: Source, cache_dir: str | None) -> Iterator[Row]:
+    """Rows of a whole set as they come over the network; nothing is copied.
+
+    Raises:
+        DataError: D130, D131, also in the middle.
+        MissingExtra: without the package `datasets`.
+    """
+    at, split = address(source.path), source.split or "train"
+    load = lambda: _load(source, at, split, cache_dir, streaming=True)
+    _, found = _asked(source, at, load)
+    iterator = iter(found)
+    for number in itertools.count(1):
+        row = _asked(source, at, lambda: next(iterator, _END))
+        if row is _END:
+            return
+        value = {"text": row} if isinstance(row, str) else row
+        yield Row(json.loads(_line(value)), f"{source.path}[{split}]", number)
+
+
+def pinned(source: Source, cache_dir: str | None, home: Path) -> Source:
+    """The source with the commit that is read, where the hub or the copy tells it."""
+    at = address(source.path)
+    if at.is_file:
+        commit = _asked(source, at, lambda: _commit(source, at))
+        return source if commit == UNKNOWN else dataclasses.replace(source, revision=commit)
+    try:
+        commit = json.loads(_about(_target(source, at, home)).read_text("utf-8"))["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        commit = _asked(source, at, lambda: _commit(source, at))
+    return source if commit == UNKNOWN else dataclasses.replace(source, revision=commit)
 
 
 def _name(source: Source, at: Address, split: str) -> str:
@@ -134,7 +185,7 @@ def _name(source: Source, at: Address, split: str) -> str:
 
 
 def _load(
-    source: Source, at: Address, split: str, cache_dir: str | None
+    source: Source, at: Address, split: str, cache_dir: str | None, *, streaming: bool = False
 ) -> tuple[str, Iterable[Any]]:
     """(commit, rows) of a set; rows come as they are read where only the first are wanted."""
     try:
@@ -149,7 +200,7 @@ def _load(
         split=split,
         revision=commit if commit != UNKNOWN else source.revision,
         cache_dir=cache_dir,
-        streaming=source.max_samples is not None,
+        streaming=streaming or source.max_samples is not None,
     )
     return commit, itertools.islice(rows, source.max_samples)
 

@@ -19,6 +19,8 @@ MAX_ROW = 16 << 20
 """Longest row, in characters: far above any training row, far below what exhausts memory."""
 CHUNK = 1 << 20
 
+MENDS = "complete the file, or: tunesmith data check FILE --fix -o MENDED.jsonl"
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _MEDIA = "a row holds one example; rows this long are usually media or a whole corpus on one line"
@@ -305,7 +307,7 @@ def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
     while True:
         if window.peek() in ("", "]"):
             what = "the array ends in a comma" if window.peek() else "the file ends after a comma"
-            raise _error("D105", what, window.where, "remove it, or complete the file")
+            raise _error("D105", what, window.where, MENDS)
         line = window.line
         value, refused = window.value()
         if refused is None:
@@ -317,7 +319,7 @@ def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
             break
         if following != ",":
             what = f"`,` or `]` expected, found `{following}`" if following else "no `]` at the end"
-            raise _error("D105", what, window.where)
+            raise _error("D105", what, window.where, MENDS)
         window.at += 1
     window.at += 1
     if rest := window.peek():

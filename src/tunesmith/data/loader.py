@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -256,28 +256,34 @@ class Loader:
 
     def steps(self, start: int, stop: int) -> Iterator[Step]:
         """Steps start … stop-1, built ahead in a thread (which draws nothing at random)."""
-        ready: queue.Queue[Step | BaseException | None] = queue.Queue(PREFETCH)
-        closed = threading.Event()
-        thread = threading.Thread(
-            target=self._produce, args=(start, stop, ready, closed), daemon=True
-        )
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            closed.set()
+        return prefetched(lambda: map(self.step, range(start, stop)))
 
-    def _produce(self, start: int, stop: int, ready: queue.Queue, closed: threading.Event) -> None:
-        try:
-            for index in range(start, stop):
-                if not _put(ready, self.step(index), closed):
-                    return
-            _put(ready, None, closed)
-        except BaseException as error:  # raised where the steps are asked for
-            _put(ready, error, closed)
+
+def prefetched(make: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+    """Steps built ahead in a thread; what it raises is raised where they are asked for."""
+    ready: queue.Queue[Step | BaseException | None] = queue.Queue(PREFETCH)
+    closed = threading.Event()
+    thread = threading.Thread(target=_produce, args=(make, ready, closed), daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+
+
+def _produce(
+    make: Callable[[], Iterator[Step]], ready: queue.Queue, closed: threading.Event
+) -> None:
+    try:
+        for step in make():
+            if not _put(ready, step, closed):
+                return
+        _put(ready, None, closed)
+    except BaseException as error:
+        _put(ready, error, closed)
 
 
 def cut(lengths: Sequence[int], limit: int, *, padded: bool = False) -> list[slice]:

@@ -25,9 +25,11 @@ def permutation(n: int, seed: int, epoch: int, purpose: str = "rows") -> np.ndar
     return np.argsort(_splitmix64(n, _key(seed, epoch, purpose)), kind="stable")
 
 
-def uniform(n: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
-    """Numbers in [0, 1), float64, shape (n,); arguments as for `permutation`."""
-    bits = _splitmix64(n, _key(seed, epoch, purpose)) >> np.uint64(11)
+def uniform(n: int, seed: int, epoch: int, purpose: str, first: int = 0) -> np.ndarray:
+    """Numbers in [0, 1), float64, shape (n,): those from number `first` of an endless sequence;
+    other arguments as for `permutation`."""
+    start = _key(seed, epoch, purpose) + first * int(GOLDEN)
+    bits = _splitmix64(n, start % 2**64) >> np.uint64(11)
     return bits.astype(np.float64) / 2.0**53
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tunesmith.data import overlooked
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe.sections import DataConfig
 
@@ -44,6 +45,7 @@ def of_store(results: Sequence[Mapping[str, Any]], unreadable: Sequence[Problem]
         "refused": policies["error"],
         "reasons": dict(Counter(problem.reason for problem in problems).most_common(20)),
         "problems": problems[:LISTED],
+        "overlooked": overlooked.joined(result.get("overlooked", ()) for result in results),
         "shards": [[result["shard"], result["bytes"]] for result in results],
     }
 
@@ -64,7 +66,14 @@ def for_source(
         for p in (Problem(*fields) for fields in report["problems"])
     ]
     kept = {name: report[name] for name in (*NUMBERS, "reasons")}
-    return {"path": path, "format": format, "key": key, **kept, "skipped": skipped}
+    unused = [{**one._asdict(), "file": files[one.file]} for one in named(report)]
+    found = {"path": path, "format": format, "key": key, **kept}
+    return {**found, "skipped": skipped, "overlooked": unused}
+
+
+def named(report: Mapping[str, Any]) -> list[overlooked.Overlooked]:
+    """What a store's rows say and no training sees."""
+    return [overlooked.Overlooked(*one) for one in report["overlooked"]]
 
 
 def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,6 +85,7 @@ def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: sum(report[name] for report in reports) for name in NUMBERS},
         "reasons": dict(reasons.most_common()),
         "skipped": [problem for report in reports for problem in report["skipped"]],
+        "overlooked": [one for report in reports for one in report.get("overlooked", ())],
         "sources": [
             {name: report[name] for name in ("path", "format", "key", *NUMBERS)}
             for report in reports
@@ -124,6 +134,8 @@ def _bad_rows(report: Mapping[str, Any]) -> DataError:
     first = _first(report, "row")
     where = _where(report, "row", count)
     fix = "mend the rows, or data.on_bad_row=skip to go on without them"
+    if not report["items"]:  # nothing to go on with
+        fix = "mend the rows, or say what they are: format: and columns: of the source"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
     why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
@@ -140,7 +152,8 @@ def _first(report: Mapping[str, Any], policy: str) -> Mapping[str, Any]:
 
 def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     first = _first(report, policy)
-    more = f" (+{count - 1:,} more; list: tunesmith data inspect {first['file']})"
+    listed = f"; list: tunesmith data inspect {first['file']}" if report["items"] else ""
+    more = f" (+{count - 1:,} more{listed})"
     return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
 
 

@@ -15,7 +15,7 @@ from tunesmith.data.formats import base as formats
 from tunesmith.data.store import Dataset
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
-from tunesmith.types import Conversation, Feedback, Preference, Sample
+from tunesmith.types import Conversation, Example, Feedback, Preference, Sample
 
 Decode = Callable[[Sequence[int]], str]
 WIDTH = 30
@@ -92,20 +92,36 @@ def _roles(sample: Sample) -> Iterable[str]:
     return ("document",)
 
 
-def rows(data: Dataset, items: Sequence[int], decode: Decode) -> list[dict[str, Any]]:
-    """Items as plain data: where they come from, ids, weights and text of each example."""
+def rows(
+    data: Dataset, items: Sequence[int], decode: Decode, sides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Items as plain data: where they come from, ids, weights and text of each example.
+
+    Args:
+        data: Items.
+        items: Which ones.
+        decode: Ids to text.
+        sides: What the examples of an item of several are called.
+    """
     return [
         {
             "row": item,
             "where": data.where(item),
+            "side": side,
             "ids": example.ids_T.tolist(),
             "weights": example.weights_T.tolist(),
             "text": decode(example.ids_T.tolist()),
             "spans": [span._asdict() for span in spans(example.ids_T, example.weights_T, decode)],
         }
         for item in items
-        for example in data[item]
+        for side, example in _named(data[item], sides)
     ]
+
+
+def _named(examples: Sequence[Example], sides: Sequence[str]) -> Iterable[tuple[str, Example]]:
+    if len(examples) != len(sides):
+        return (("", example) for example in examples)
+    return zip(sides, examples, strict=True)
 
 
 def spans(ids_T: np.ndarray, weights_T: np.ndarray, decode: Decode) -> list[Span]:
@@ -168,7 +184,8 @@ def page(
         body.append(f"<li class='{one['level']}'>{esc(text)}</li>")
     body.append("</ul>")
     for row in shown:
-        body.append(f"<h2>{esc(row['where'])} · {len(row['ids']):,} tokens</h2><pre>")
+        side = f" · {row['side']}" if row["side"] else ""
+        body.append(f"<h2>{esc(row['where'] + side)} · {len(row['ids']):,} tokens</h2><pre>")
         for span in row["spans"]:
             text = esc(_printable(span["text"]))
             body.append(f"<mark>{text}</mark>" if span["weight"] else text)

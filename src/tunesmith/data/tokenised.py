@@ -26,6 +26,8 @@ VERSION = 1
 SHARD_ITEMS = 8192
 DECIDED = ("stage", "template", "tokenizer", "system")
 """Parts of a store's key that decide its tokens, beside the rows and lengths."""
+LIMITS = ("truncation", "on_overlength", "max_length", "max_prompt_length", "max_answer_length")
+"""Parts that decide only what is cut or left out."""
 CHUNK = 1 << 24
 
 
@@ -186,6 +188,7 @@ def _open_tokens(path: Path, config: DataConfig, wanted: Wanted) -> store.Datase
         if made.get(name) != _plain(wanted.key_parts.get(name)):
             fix = "use the model and settings it was made with, or make it again from its text"
             raise _unfit(f"the tokens were made with another {name}", str(path), fix)
+    _check_limits(card, config, path)
     try:
         for name, size, _ in card["shards"]:
             if Path(name).name != name or (path / name).stat().st_size != size:
@@ -195,6 +198,7 @@ def _open_tokens(path: Path, config: DataConfig, wanted: Wanted) -> store.Datase
         found = {"path": str(path), "format": "tokens", "key": digest}
         report = {**found, **{name: card["report"][name] for name in reports.NUMBERS}}
         report |= {"reasons": card["report"]["reasons"], "skipped": card["report"]["skipped"]}
+        report["overlooked"] = card["report"].get("overlooked", [])
         data = store.of_shards(shards, card["files"], report)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
@@ -203,6 +207,23 @@ def _open_tokens(path: Path, config: DataConfig, wanted: Wanted) -> store.Datase
         what = f"examples of up to {longest:,} tokens, data.max_length is {config.max_length:,}"
         raise _unfit(what, str(path), f"data.max_length={longest}, or make it again")
     return data
+
+
+def _check_limits(card: Mapping[str, Any], config: DataConfig, path: Path) -> None:
+    """Refuses tokens that other limits cut, or other policies left out; where nothing was cut or
+    left out, limits decided nothing.
+
+    Raises:
+        DataError: D214.
+    """
+    made, report = card["made_for"], card["report"]
+    if not (report.get("truncated") or report.get("left_out") or report.get("refused")):
+        return
+    for name in LIMITS:
+        wanted = vars(config)[name]
+        if name in made and made[name] != wanted:
+            what = f"rows were cut or left out with data.{name}={made[name]}, not {wanted}"
+            raise _unfit(what, str(path), f"data.{name}={made[name]}, or make it again")
 
 
 def _plain(value: Any) -> Any:

@@ -120,6 +120,9 @@ class DataConfig:
     buffer_size: int | None = None
     """Shuffle with a buffer of so many rows that reads the store from its beginning to its end, for
     corpora larger than memory on slow disks; default: draw from all rows."""
+    streaming: bool = False
+    """Read, encode and shuffle rows while training, through a buffer of buffer_size rows (default
+    10,000): for sources larger than the disk and sets of the hub. Needs train.max_steps."""
     dataset_info: str | None = None
     """A dataset_info.json (LLaMA-Factory's), or its folder: its names can be used as paths."""
     cache_dir: str | None = None

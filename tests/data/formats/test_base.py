@@ -106,3 +106,17 @@ def _parsed(module, one):
         return base.samples(module, one, {}, CONFIG)
     except DataError:
         return None
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ({"prompt;completion": "a;b"}, "not separated by commas"),
+        ({"data": [{"instruction": "a", "output": "b"}]}, "stand under `data`"),
+        ({"a": [{"x": 1}], "b": 1}, "map the columns"),
+    ],
+)
+def test_what_a_file_that_looks_wrong_is_told(value, advice):
+    with pytest.raises(DataError, match="D120") as caught:
+        base.detect([row(value)])
+    assert advice in caught.value.fix

@@ -13,7 +13,7 @@ def test_ultrachat():
     value = {"id": "0", "data": ["hi", "yo", "and", "so"]}
     assert base.detect([row(value)]) == "ultrachat"
     assert said(parse(value)) == [*QA, ("user", "and"), ("assistant", "so")]
-    assert said(parse({"data": ["hi", "yo", "and"]})) == QA
+    assert said(parse({"data": ["hi", "yo", "and"]})) == [*QA, ("user", "and")]
     assert said(parse({"conversations": ["hi", "yo"], "source": "lima"})) == QA
     assert said(parse({"talk": ["hi", "yo"]}, {"turns": "talk"})) == QA
     assert said(parse({"data": ["hi", "yo"], "system": "be kind"}))[0] == ("system", "be kind")

@@ -17,6 +17,12 @@ def fix(value: Mapping[str, Any] | str) -> str:
         return general
     if {"message_id", "parent_id", "text"} <= set(value):
         return f"each row is one message of a tree: take the file with whole trees, {TREES}"
+    if len(value) == 1:
+        ((name, held),) = value.items()
+        if ";" in name or "\t" in name or "|" in name:
+            return "the columns are not separated by commas: save the file with commas, or as .tsv"
+        if isinstance(held, list) and held and isinstance(held[0], dict):
+            return f"the rows stand under `{name}`: write that array alone, or one row a line"
     asked = [name for name in value if _is(name, QUESTIONS) and isinstance(value[name], str)]
     said = [
         name

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Protocol
 from tunesmith import registry
 from tunesmith.data.formats import _tags, _unknown
 from tunesmith.data.json_rows import Row
+from tunesmith.data.overlooked import Watched
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Sample
@@ -83,7 +84,7 @@ def detect(
     first = rows[0]
     found = f"columns found: {', '.join(first.value)}" if isinstance(first.value, dict) else ""
     if fitting:
-        fix = f"set format: to one of {', '.join(fitting)}"
+        fix = f"set format: (or --format) to one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
         fix = _unknown.fix(first.value)
@@ -96,11 +97,14 @@ def renamed(row: Row, columns: Columns) -> Row:
     speakers the user named under the usual ones."""
     if isinstance(row.value, str):
         return row
-    value = _tags.standard(row.value, columns)
+    value = _tags.standard(dict(row.value), columns)  # a copy: to copy is not to read
     mapped = {role: column for role, column in columns.items() if role not in _tags.NAMES}
     back = {column: role for role, column in mapped.items() if column}
     kept = {name: v for name, v in value.items() if name in back or name not in mapped}
-    return row._replace(value={back.get(name, name): v for name, v in kept.items()})
+    made = {back.get(name, name): v for name, v in kept.items()}
+    if isinstance(row.value, Watched):
+        made = row.value.renamed(made, {role: column for column, role in back.items()})
+    return row._replace(value=made)
 
 
 def most(rows: Sequence[Row], fits: Callable[[dict[str, Any]], bool]) -> bool:

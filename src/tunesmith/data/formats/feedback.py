@@ -57,7 +57,7 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Feedback:
         verdict = WORDS.get(verdict.strip().lower(), verdict)
     if not isinstance(verdict, bool):
         base.bad(row, "D122", f"`{name}` is {base.kind(verdict)}, not true or false")
-    reader = _reader({**value, name: verdict})
+    reader = _reader(value | {name: verdict})
     if reader is None:
         base.missing(row, "messages")
     return Feedback(reader.parse(row, {}, config), verdict)

@@ -91,11 +91,14 @@ def _names(value: Mapping[str, Any], columns: base.Columns) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _system(value: Mapping[str, Any], columns: base.Columns) -> Any:
+def _system(value: dict[str, Any], columns: base.Columns) -> Any:
     name = base.column(ROLES, value, "system", columns)
     if name is not None:
         return value[name]
     if "system" in columns:
         return None
-    context = value.get("context")  # PaddleNLP: template variables, `system` among them
-    return context.get("system") if isinstance(context, dict) else None
+    # PaddleNLP: template variables, `system` among them. A text there means something else, and is
+    # told as a column that is not used: to look is not to read.
+    if not isinstance(dict.get(value, "context"), dict):
+        return None
+    return value["context"].get("system")

@@ -32,6 +32,6 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> tuple[Conversa
     instances = value["instances"]
     if not isinstance(instances, list) or not all(isinstance(one, dict) for one in instances):
         base.bad(row, "D123", "`instances` is no list of {input, output}")
-    shared = {name: v for name, v in value.items() if name in alpaca.ROLES}
+    shared = {name: value[name] for name in alpaca.ROLES if name in value}
     one_by_one = (row._replace(value={**shared, **instance}) for instance in instances)
     return tuple(alpaca.parse(one, {}, config) for one in one_by_one)

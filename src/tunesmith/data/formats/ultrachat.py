@@ -30,7 +30,7 @@ def _has_texts(value: Mapping[str, Any]) -> bool:
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
-    """A conversation; a last question without an answer is left away.
+    """A conversation, perhaps with a last question that has no answer.
 
     Raises:
         DataError: D121, D122; D123, less than one question and answer.
@@ -47,7 +47,7 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Conversation:
     at = base.column(ROLES, value, "system", columns)
     system = base.optional_text(row, value[at] if at else None, "system")
     messages = [Message.of("system", system)] if system else []
-    for i, turn in enumerate(turns[: len(turns) // 2 * 2]):
+    for i, turn in enumerate(turns):
         role = "assistant" if i % 2 else "user"
         messages.append(Message.of(role, base.text(row, turn, f"{name}[{i}]")))
     return Conversation(tuple(messages))

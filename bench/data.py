@@ -1,6 +1,9 @@
 """Encoding a chat data set, cold and warm, against the two usual ways.
 
-    python bench/encode.py --data alpaca_data.json --tokenizer DIR [--rows N] [--rounds 3] [--gate]
+    python bench/data.py [--data alpaca_data.json] [--tokenizer DIR] [--rows N] [--gate]
+
+Without --data, 52,002 rows are made of the chats that ship with tunesmith; without --tokenizer, the
+embedded model's is used.
 
 Peers: a loop of `tokenizer.apply_chat_template` over the rows, and `datasets.Dataset.map` of the
 same call with `num_proc=1`. They only tokenise; ours also marks the trained tokens, checks each row
@@ -21,10 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import resources
 from pathlib import Path
 
 GATES = {"cold_vs_loop": 2.0, "cold_vs_datasets_map": 3.0}
 WARM_SECONDS = 1.0
+ROWS = 52_002
 
 
 def conversations(path: str, rows: int | None):
@@ -118,13 +123,44 @@ def measure(way: str, home: str) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="Alpaca rows as a JSON array")
-    parser.add_argument("--tokenizer", required=True, help="directory with tokenizer.json")
+    parser.add_argument("--data", help="Alpaca rows as a JSON array; default: made here")
+    parser.add_argument("--tokenizer", help="directory with tokenizer.json; default: builtin:tiny")
     parser.add_argument("--rows", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gate", action="store_true", help="exit 6 if a gate is missed")
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.tokenizer is None:
+        arguments.tokenizer = str(resources.files("tunesmith.assets") / "tiny")
+        sys.argv += ["--tokenizer", arguments.tokenizer]
+    if arguments.data is None:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments.data = write_rows(Path(folder))
+            sys.argv += ["--data", arguments.data]
+            return run(arguments)
+    return run(arguments)
+
+
+def write_rows(folder: Path) -> str:
+    """As many rows as Alpaca has, of about its length, made of the demo's chats."""
+    file = resources.files("tunesmith.assets") / "demo" / "train.jsonl"
+    chats = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    texts = [m["content"] for chat in chats for m in chat["messages"] if m["role"] != "system"]
+    rows = [
+        {
+            "instruction": f"{number}. {texts[number % len(texts)]}",
+            "input": "",
+            "output": " ".join(texts[(number * 7 + i) % len(texts)] for i in range(number % 8 + 1)),
+        }
+        for number in range(ROWS)
+    ]
+    path = folder / "rows.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """All rounds of all ways, or one way in this process."""
     if arguments.only:
         found = WAYS[arguments.only](arguments)
         print(json.dumps({**found, "cpu": cpu_seconds()}))
@@ -140,14 +176,16 @@ def main() -> int:
                     f"{number} {way:<13} {found['seconds']:7.2f} s  {rate:12,.0f} tokens/s  {found}"
                 )
     median = {way: statistics.median(values) for way, values in times.items()}
+    tokens = found["tokens"]  # of the last round; all ways have the same rows
     ratios = {
         f"cold_vs_{way}": round(median[way] / median["ours_cold"], 2)
         for way in ("loop", "datasets_map")
     }
     result = {
-        "bench": "encode",
+        "bench": "data",
         "ratios": ratios,
         "ours": {"cold_s": median["ours_cold"], "warm_s": median["ours_warm"]},
+        "tokens_per_second": {way: round(tokens / seconds) for way, seconds in median.items()},
         "peers": {way: median[way] for way in ("loop", "datasets_map")},
         "all": times,
     }

@@ -1,0 +1,135 @@
+"""What a row says and no training sees: columns that its format doesn't read, keys of messages,
+last turns without an answer. It is counted, with the first place of each, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tunesmith.data.json_rows import Row
+from tunesmith.types import Conversation, Sample
+
+MOST = 100
+"""Names that are told apart in a source; rows whose keys are data have endlessly many."""
+OTHERS = "other columns"
+UNANSWERED = "a last turn without an answer"
+TURN = ("role", "from")
+"""What an object in a list has if it is a turn of a conversation."""
+
+
+class Overlooked(NamedTuple):
+    """One kind of thing that is not trained."""
+
+    what: str
+    count: int
+    file: Any
+    """Number of the file within its source; a name in reports."""
+    line: int
+
+
+class Watched(dict[str, Any]):
+    """An object of a row that knows which of its columns were read."""
+
+    def __init__(self, value: Mapping[str, Any]):
+        super().__init__(value)
+        self.seen: set[str] = set()
+        self._names: Mapping[str, str] = {}
+
+    def renamed(self, value: Mapping[str, Any], names: Mapping[str, str]) -> Watched:
+        """The same columns under other names (new → old), that mark these as read."""
+        made = Watched(value)
+        made.seen, made._names = self.seen, names
+        return made
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(self._names.get(name, name))
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.seen.add(self._names.get(name, name))
+        return super().get(name, default)
+
+    def items(self) -> Any:
+        self.seen.update(self.keys())  # who goes through all of them uses all of them
+        return super().items()
+
+    def unseen(self) -> list[str]:
+        """Columns that hold something and were not read."""
+        return [
+            name
+            for name in self.keys() - self.seen
+            if super(Watched, self).__getitem__(name) not in (None, "", [], {})
+        ]
+
+
+def watched(row: Row) -> Row:
+    """The row, its object and its turns watched; plain text as it is."""
+    if not isinstance(row.value, dict):
+        return row
+    value = Watched(row.value)
+    for name, turns in row.value.items():
+        if isinstance(turns, list) and turns and _is_turn(turns[0]):
+            dict.__setitem__(value, name, [Watched(t) if _is_turn(t) else t for t in turns])
+    return row._replace(value=value)
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in TURN)
+
+
+def found(row: Row, samples: Sequence[Sample]) -> Iterator[str]:
+    """What of a watched row that was parsed is not in its samples; each thing once a row."""
+    if isinstance(row.value, Watched):
+        yield from (f"`{name}`" for name in row.value.unseen())
+        names: dict[str, None] = {}
+        for column in row.value.seen & row.value.keys():
+            turns = dict.__getitem__(row.value, column)
+            if isinstance(turns, list) and turns and isinstance(turns[0], Watched):
+                unseen = (turn.unseen() for turn in turns if isinstance(turn, Watched))
+                names |= {f"`{column}[].{name}`": None for part in unseen for name in part}
+        yield from names
+    if any(_unanswered(sample) for sample in samples):
+        yield UNANSWERED
+
+
+def _unanswered(sample: Sample) -> bool:
+    """Whether a conversation goes on after its last answer. One without any answer is bad, and
+    told as such."""
+    if not isinstance(sample, Conversation) or not sample.messages:
+        return False
+    roles = [message.role for message in sample.messages]
+    return roles[-1] != "assistant" and "assistant" in roles
+
+
+class Counts:
+    """Sums of what is overlooked, in the order of rows."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Overlooked] = {}
+
+    def add(self, row: Row, samples: Sequence[Sample]) -> None:
+        """Counts a row whose `file` is the number of its file."""
+        for what in found(row, samples):
+            self.put(Overlooked(what, 1, int(row.file), row.line))
+
+    def put(self, one: Overlooked) -> None:
+        what = one.what
+        if what not in self._found and what != UNANSWERED and len(self._found) >= MOST:
+            what = OTHERS
+        before = self._found.get(what)
+        first = min(before[2:], one[2:]) if before else one[2:]
+        count = one.count + (before.count if before else 0)
+        self._found[what] = Overlooked(what, count, *first)
+
+    def all(self) -> list[Overlooked]:
+        """The most frequent first."""
+        return sorted(self._found.values(), key=lambda one: (-one.count, one.what))
+
+
+def joined(parts: Iterable[Iterable[Sequence[Any]]]) -> list[Overlooked]:
+    """What several shards or sources overlook, summed."""
+    counts = Counts()
+    for part in parts:
+        for one in part:
+            counts.put(Overlooked(*one))
+    return counts.all()

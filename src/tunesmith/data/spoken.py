@@ -1,0 +1,42 @@
+"""What rows of plain texts can say of a conversation: questions and answers by turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.errors import DataError
+from tunesmith.types import Conversation, Message, Text, Thinking
+
+Row = dict[str, Any]
+
+
+def exchanges(conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
+    """The system prompt, and questions with their answers."""
+    if conversation.tools:
+        raise no_place("tools")
+    messages = conversation.messages
+    system = ""
+    if messages and messages[0].role == "system":
+        system, messages = plain(messages[0]), messages[1:]
+    roles = [message.role for message in messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise no_place("turns that don't alternate user and assistant")
+    texts = [plain(message) for message in messages]
+    if not all(text.strip() for text in texts):
+        raise no_place("an empty message")
+    return system, list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def plain(message: Message) -> str:
+    """The text of a message that is nothing but text."""
+    for part in message.parts:
+        if not isinstance(part, Text):
+            raise no_place("reasoning" if isinstance(part, Thinking) else "tool calls")
+    if message.weight is not None:
+        raise no_place("a message's weight")
+    return message.text
+
+
+def no_place(what: str) -> DataError:
+    fix = "choose another format (openai has a place for all of a conversation)"
+    return DataError("D128", f"the format has no place for {what}", fix=fix)
