@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -165,3 +166,14 @@ def model_of(_pristine, stage):
         return model
 
     return make
+
+
+@pytest.fixture
+def written_teacher(tiny_model, tmp_path):
+    """The model with other weights, in a folder of its own."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path / "teacher"
+    shutil.copytree(tiny_model, path)
+    perturbed(AutoModelForCausalLM.from_pretrained(tiny_model)).save_pretrained(path)
+    return path

@@ -23,19 +23,27 @@ ROWS = {
     ],
 }
 # What a stage can't do without, beside its kind.
-NEEDS: dict[str, dict] = {}
+SAMPLED = {"rewards": [{"path": "length", "argument": "5"}], "max_completion_length": 8}
+NEEDS: dict[str, dict] = {
+    "grpo": {**SAMPLED, "num_generations": 4},
+    "rloo": {**SAMPLED, "num_generations": 4},
+    "ppo": SAMPLED,
+}
 # (stage, tuner) -> code: cells that have no meaning, each refused with a reason.
 REFUSED: dict[tuple[str, str], str] = {}
 CELLS = [(s, t) for s in registry.names("stages") for t in registry.names("tuners")]
 
 
-def settings(stage: str, tuner: str, tiny_model, folder) -> dict:
+def settings(stage: str, tuner: str, tiny_model, teacher, folder) -> dict:
     (kind, *_) = registry.load("stages", stage).sample
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
+    needs = NEEDS.get(stage, {})
+    if stage == "distill":
+        needs = {"teacher": str(teacher)}
     return {
         "model": {"path": str(tiny_model)},
-        "stage": {"kind": stage, **NEEDS.get(stage, {})},
+        "stage": {"kind": stage, **needs},
         "tuner": tuner,
         "data": {"train": str(data), "max_length": 128, "num_proc": 1},
         "train": {
@@ -51,8 +59,10 @@ def settings(stage: str, tuner: str, tiny_model, folder) -> dict:
 
 
 @pytest.mark.parametrize(("stage", "tuner"), CELLS, ids=lambda name: name)
-def test_a_cell_trains_or_is_refused(stage, tuner, tiny_model, tmp_path, monkeypatch):
-    wanted = recipe.from_dict(settings(stage, tuner, tiny_model, tmp_path))
+def test_a_cell_trains_or_is_refused(
+    stage, tuner, tiny_model, written_teacher, tmp_path, monkeypatch
+):
+    wanted = recipe.from_dict(settings(stage, tuner, tiny_model, written_teacher, tmp_path))
     if (stage, tuner) in REFUSED:
         from tunesmith.models import load
 

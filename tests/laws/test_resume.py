@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import signal
 
 import pytest
@@ -58,22 +57,11 @@ def rows(kind: type) -> list[dict]:
     raise KeyError(f"no law rows for {kind}: add them here")
 
 
-def teacher(tiny_model, folder):
-    """The model with other weights, in a folder of its own."""
-    from tests.laws.conftest import perturbed
-    from transformers import AutoModelForCausalLM
-
-    path = folder / "teacher"
-    shutil.copytree(tiny_model, path)
-    perturbed(AutoModelForCausalLM.from_pretrained(tiny_model)).save_pretrained(path)
-    return path
-
-
 @pytest.fixture(params=STAGES)
-def make_recipe(request, tiny_model, tmp_path):
+def make_recipe(request, tiny_model, written_teacher, tmp_path):
     """`make_recipe(name)`: a recipe of the stage with every source of randomness switched on."""
     if request.param == "distill":
-        SAMPLING["distill"] = {"teacher": str(teacher(tiny_model, tmp_path)), "lmbda": 0.5,
+        SAMPLING["distill"] = {"teacher": str(written_teacher), "lmbda": 0.5,
                                "max_completion_length": 8}  # fmt: skip
     data = tmp_path / "rows.jsonl"
     kind = registry.load("stages", request.param).sample[0]

@@ -44,6 +44,17 @@ def test_from_scratch_is_a_function_of_the_seed(tiny_model):
     assert torch.equal(weight(narrow), weight(one).bfloat16())
 
 
+def test_rotations_are_never_rounded(tiny_model):
+    """Frequencies in bfloat16 are off by 0.4 %: at position 1,000 by several radians."""
+    wanted = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    fresh = load.load(ModelConfig(config=SCRATCH, tokenizer=str(tiny_model)), dtype="bfloat16").hf
+    turned = load.to_dtype(load.load(ModelConfig(path=str(tiny_model))).hf, torch.bfloat16)
+    for hf in (wanted, fresh, turned):
+        assert hf.dtype == torch.bfloat16
+        assert hf.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(turned.model.rotary_emb.inv_freq, wanted.model.rotary_emb.inv_freq)
+
+
 def test_rope_scaling_changes_what_is_computed(tiny_model):
     """Set after building it would do nothing: the tables are made by the constructor."""
     scaling = {"rope_type": "linear", "factor": 4.0}

@@ -116,7 +116,7 @@ def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, see
         tuner.merge(hf)
     if found.checkpoint is not None:
         _overlay(hf, found.checkpoint)
-    return hf if loaded == dtype else hf.to(getattr(torch, dtype))
+    return hf if loaded == dtype else load.to_dtype(hf, getattr(torch, dtype))
 
 
 def _is_adapter(checkpoint: Path) -> bool:

@@ -192,8 +192,20 @@ def _fresh(model: ModelConfig, dtype, device, seed, vocab_size) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # drawn on the CPU in float32: the same weights for every dtype
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    hf = hf.to(device=device, dtype=dtype)
+    hf = to_dtype(hf, dtype).to(device)
     return LoadedModel(hf, directory, describe(hf), None)
+
+
+def to_dtype(hf: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its weights in another type.
+
+    What no file holds, above all the frequencies of rotary positions, stays in float32, as it does
+    where transformers loads a model: `hf.to(dtype)` would round them, and far positions with them.
+    """
+    for tensor in hf.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return hf
 
 
 def _config(fields: dict[str, Any], rope_scaling: Any, where: str) -> PreTrainedConfig:
