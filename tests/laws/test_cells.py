@@ -23,7 +23,7 @@ ROWS = {
     ],
 }
 # What a stage can't do without, beside its kind.
-SAMPLED = {"rewards": [{"path": "length", "argument": "5"}], "max_completion_length": 8}
+SAMPLED = {"rewards": [{"path": "regex", "argument": "[a-m]"}], "max_completion_length": 8}
 NEEDS: dict[str, dict] = {
     "grpo": {**SAMPLED, "num_generations": 4},
     "rloo": {**SAMPLED, "num_generations": 4},
