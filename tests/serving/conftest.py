@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.serving.scripted import ScriptedGenerator
-from tunesmith.compose import serving
+from tunesmith.compose import sampling, serving
 from tunesmith.serving import server
 from tunesmith.templates import base as templates
 
@@ -79,7 +79,7 @@ def scripted(tiny_offer):
         if template is not None:
             chat = templates.load(template, tiny_offer.tokenizer.path)
         generator = ScriptedGenerator(chat.tokenizer, script, pause)
-        defaults = serving.defaults(chat, None)
+        defaults = sampling.defaults(chat, None)
         given = {"generator": generator, "template": chat, "defaults": defaults, **fields}
         offer = dataclasses.replace(tiny_offer, **given)
         with running([offer], **(settings or {})) as found:

@@ -98,9 +98,25 @@ def test_an_undesirable_answer_has_weight_minus_one_and_both_have_a_mismatch(tin
 )
 def test_senseless_numbers_are_refused(config, code, tiny_model):
     stage = stage_of(**{**config, "model": tiny_model})
+    plain = recipe.from_dict({"model": {"path": str(tiny_model)}, "data": {"train": "a.jsonl"}})
     with pytest.raises(ConfigError) as caught:
-        stage.check(None)
+        stage.check(plain)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("kind", ["dpo", "orpo", "simpo", "cpo", "kto"])
+def test_weights_of_sources_are_refused(kind, tiny_model):
+    wanted = recipe.from_dict(
+        {
+            "model": {"path": str(tiny_model)},
+            "stage": kind,
+            "data": {"train": [{"path": "a.jsonl"}, {"path": "b.jsonl", "weight": 0.5}]},
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        stage_of(kind=kind, model=tiny_model).check(wanted)
+    assert caught.value.code == "C198"
+    assert caught.value.where == "data.train[1].weight"
 
 
 COLOURS = ["red", "green", "blue", "white", "black"]

@@ -168,24 +168,11 @@ def read_schema(path: Path | None) -> list[Any]:
 
 def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
     """What was asked for, over what the model's generation config recommends."""
-    config = _generation_config(loaded.path)
-    names = ["repetition_penalty"]
-    if config.get("do_sample"):
-        names += ["temperature", "top_k", "top_p", "min_p", "typical_p"]
-    advised = {name: config[name] for name in names if config.get(name) is not None}
-    ends = config.get("eos_token_id")
-    stops = {*loaded.template.stop_ids, loaded.tokenizer.eos_id}
-    stops |= set(ends if isinstance(ends, list) else [ends])
-    texts = (*given.get("stop", ()), *loaded.template.stop_strings)
-    chosen = {**advised, **given, "stop": tuple(dict.fromkeys(texts))}
-    return Sampling(**chosen, stop_ids=tuple(sorted(stops - {None})))
+    from tunesmith.compose.sampling import defaults
 
-
-def _generation_config(path: Path | None) -> dict[str, Any]:
-    file = path / "generation_config.json" if path is not None else None
-    if file is None or not file.is_file():
-        return {}
-    return jsonlib.loads(file.read_text(encoding="utf-8"))
+    advised = defaults(loaded.template, loaded.path)
+    stop = tuple(dict.fromkeys((*given.get("stop", ()), *advised.stop)))
+    return dataclasses.replace(advised, **{**given, "stop": stop})
 
 
 def describe(sampling: Sampling) -> str:

@@ -53,7 +53,7 @@ class RemoteGenerator:
         max_rows: int = 16,
         timeout_s: float = 60.0,
     ):
-        import httpx
+        import httpx2 as httpx
 
         self.url = model.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {key}"} if key else {}

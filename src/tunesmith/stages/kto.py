@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunesmith.errors import ConfigError
 from tunesmith.stages import feedback_impl
 from tunesmith.stages.base import Plain
+from tunesmith.stages.pairs_impl import refuse_source_weights
 from tunesmith.types import Batch, Encoded, Feedback, Loss, Run, Step, Term
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class KtoStage(Plain):
             if value <= 0:
                 fix = "use a positive number"
                 raise ConfigError("C186", f"{name} is {value}", where=f"stage.{name}", fix=fix)
+        refuse_source_weights(recipe)
 
     def prepare(self, run: Run, say: Callable[[str], None]) -> None:
         """Computes, or finds, the reference's log-probabilities."""

@@ -33,7 +33,7 @@ class PairStage(Plain):
         """Refuses numbers that make no sense.
 
         Raises:
-            ConfigError: C185, label_smoothing; C186, beta.
+            ConfigError: C185, label_smoothing; C186, beta; C198, sources with weights.
         """
         config = self.config
         if config.beta <= 0:
@@ -49,6 +49,7 @@ class PairStage(Plain):
                 why="it is the share of pairs believed to be labelled the wrong way round",
                 fix="use 0 (off), or a share below 0.5",
             )
+        refuse_source_weights(recipe)
 
     def encode(self, samples: Sequence[Preference]) -> list[Encoded]:
         """Chosen and rejected of each pair, or the reason why it can't be trained."""
@@ -70,6 +71,23 @@ class Sides(NamedTuple):
     @property
     def margin_P(self) -> Tensor:
         return self.chosen_P - self.rejected_P
+
+
+def refuse_source_weights(recipe: Any) -> None:
+    """Losses of log-probabilities of whole answers: a factor on tokens would change their beta.
+
+    Raises:
+        ConfigError: C198.
+    """
+    for number, source in enumerate(recipe.data.train):
+        if source.weight != 1.0:
+            raise ConfigError(
+                "C198",
+                f"weight {source.weight} of a source has no meaning for stage {recipe.stage.kind}",
+                where=f"data.train[{number}].weight",
+                why="it scales tokens, so it would change how strongly these rows are pulled apart",
+                fix="leave it; take more or fewer of its rows (max_samples, interleave_probs)",
+            )
 
 
 def limits(parts: Parts) -> Limits:
