@@ -60,6 +60,10 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     weight: float | None = None
+    name: str = ""
+    """Who speaks within the role: the tool that answers, a participant."""
+    tool_call_id: str = ""
+    """The call that a tool answers."""
 
     @classmethod
     def of(cls, role: Role, text: str, weight: float | None = None) -> Message:

@@ -65,6 +65,7 @@ def test_names_and_info_files_are_found_beside_the_recipe(sets, tmp_path, monkey
 
 
 def test_unknown_names_and_offline_sets_leave_no_run(settings, tmp_path):  # noqa: F811
+    pytest.importorskip("datasets", reason="what is on the hub is read by the extra `hub`")
     for train, code in (("belle_1n", "D132"), ("belle_1m", "D130")):
         settings["data"]["train"] = train
         with pytest.raises(DataError, match=code):

@@ -11,7 +11,8 @@ from tests.templates.every import EVERY
 from tests.templates.test_strings import text_of
 from tunesmith.errors import DataError
 from tunesmith.templates import base
-from tunesmith.templates.jinja import JinjaTemplate, _as_dict
+from tunesmith.templates.jinja import JinjaTemplate
+from tunesmith.templates.plain import as_dict
 from tunesmith.types import Conversation, Message, Text, Thinking, ToolCall
 
 WEATHER = {
@@ -81,7 +82,7 @@ WITH_TOOLS = (*GOLDENS, "chatml@original", "yi", "yi@original")
 
 def as_text(template, messages, tools=(), source=None, generate=False) -> str:
     [text], _ = render_jinja_template(
-        [[_as_dict(m) for m in messages]], tools=list(tools) or None,
+        [[as_dict(m) for m in messages]], tools=list(tools) or None,
         chat_template=source or template.jinja, add_generation_prompt=generate,
         **template.tokenizer.named,
     )  # fmt: skip
@@ -94,6 +95,30 @@ def test_text_byte_for_byte(equipped, name):
     messages, text = GOLDENS[name]
     assert text_of(template, messages, tools=(CLOCK,)) == text
     assert as_text(template, messages, (CLOCK,)) == text
+
+
+def test_a_template_that_drops_tools_or_calls_is_refused(equipped):
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+    template = JinjaTemplate("plain", plain, base.load("chatml", equipped["prepend"]).tokenizer)
+    said = Message("assistant", (Text("Let me see."), ToolCall("weather", "{}")))
+    for talk in (Conversation((ASK, said)), Conversation((ASK, ANSWER), (CLOCK,))):
+        with pytest.raises(DataError, match="drops the tool or call") as caught:
+            template.render(talk)
+        assert caught.value.code == "D302"
+
+
+def test_results_name_their_call(equipped):
+    """Mistral's templates refuse a result without the id of its call."""
+    plain = (
+        "{% for m in messages %}{% if m.role == 'tool' %}[{{ m.name }} {{ m.tool_call_id }}]"
+        "{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+        "{% endfor %}<|im_end|>\n{% endfor %}"
+    )
+    template = JinjaTemplate("plain", plain, base.load("chatml", equipped["prepend"]).tokenizer)
+    asked = Message("assistant", (ToolCall("weather", "{}", "abcdefghi"),))
+    result = Message("tool", (Text("rain"),), name="weather", tool_call_id="abcdefghi")
+    text = text_of(template, (ASK, asked, result, ANSWER))
+    assert "[weather abcdefghi]rain" in text
 
 
 @pytest.mark.shared

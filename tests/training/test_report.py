@@ -97,3 +97,5 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, name):
     with pytest.raises(MissingExtra, match=r"needs the package `" + name) as error:
         report.build((name,), tmp_path)
     assert error.value.fix == "pip install 'tunesmith[trackers]'"
+    with pytest.raises(MissingExtra, match=r"needs the package `" + name):
+        report.check_installed((name,))  # before any work

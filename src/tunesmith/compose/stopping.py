@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tunesmith import __version__
@@ -61,7 +61,14 @@ def recorded(directory: RunDir, stop: Stop) -> Iterator[None]:
         raise
     except BaseException as error:
         code = error.exit_code if isinstance(error, TunesmithError) else 1
-        with (directory.path / "log.txt").open("a") as log:
-            log.write("".join(traceback.format_exception(error)))
-        directory.update(state="failed", error=str(error) or type(error).__name__, exit_code=code)
+        with suppress(OSError):  # a full disk must not hide what went wrong
+            _write_trace(directory, error)
+        with suppress(OSError, TunesmithError):
+            why = str(error) or type(error).__name__
+            directory.update(state="failed", error=why, exit_code=code)
         raise
+
+
+def _write_trace(directory: RunDir, error: BaseException) -> None:
+    with (directory.path / "log.txt").open("a") as log:
+        log.write("".join(traceback.format_exception(error)))

@@ -202,10 +202,10 @@ def describe_plan(run: Any, gigabytes: float) -> str:
 
 
 def check_reports(recipe: Recipe) -> None:
-    """Refuses an unknown reporter before any work."""
+    """Refuses an unknown reporter, or one that is not installed, before any work."""
     from tunesmith.training import report
 
-    report.check(recipe.log.report_to)
+    report.check_installed(recipe.log.report_to)
 
 
 def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:

@@ -66,7 +66,12 @@ def _message(message: ChatMessage, at: str) -> Message:
         _only("tool", message, at, "tool_call_id")
     if not parts:
         raise Refusal("S111", f"`{at}.content` is missing", f"{at}.content")
-    return Message(_ROLES[message.role], tuple(parts))
+    return Message(
+        _ROLES[message.role],
+        tuple(parts),
+        name=message.name or "",
+        tool_call_id=message.tool_call_id or "",
+    )
 
 
 def _only(role: str, message: ChatMessage, at: str, field: str) -> None:

@@ -7,6 +7,7 @@ next row. Legend: `N` rows, `G` segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
@@ -14,7 +15,7 @@ from tunesmith.stages.pairs_impl import answers, limits, summed
 from tunesmith.stages.sft import example
 from tunesmith.templates.fit import fit
 from tunesmith.templates.truncate import cut_answer, length
-from tunesmith.types import Conversation, Encoded, Example, Feedback, Loss, Message, Parts, Term
+from tunesmith.types import Conversation, Encoded, Example, Feedback, Loss, Parts, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,9 +78,7 @@ def fitted(sample: Feedback, parts: Parts) -> tuple[list[EncodedTurn], int] | En
 def _last_answer_only(talk: Conversation) -> Conversation:
     """The conversation in which only the last answer is trained: it is what was judged."""
     last = max((i for i, m in enumerate(talk.messages) if m.role == "assistant"), default=-1)
-    weighted = (
-        Message(m.role, m.parts, 1.0 if i == last else 0.0) for i, m in enumerate(talk.messages)
-    )
+    weighted = (replace(m, weight=1.0 if i == last else 0.0) for i, m in enumerate(talk.messages))
     return Conversation(tuple(weighted), talk.tools)
 
 

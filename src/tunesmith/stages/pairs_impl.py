@@ -6,6 +6,7 @@ A pair is one item of two examples, chosen before rejected. Legend: `P` pairs, `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -142,8 +143,8 @@ def _sequence(sample: Preference, answer: tuple[Message, ...], parts: Parts) -> 
 
 def _conversation(sample: Preference, answer: tuple[Message, ...]) -> Conversation:
     """Prompt and answer as one conversation in which only the answer is trained."""
-    past = tuple(Message(m.role, m.parts, 0.0) for m in sample.prompt.messages)
-    said = tuple(Message(m.role, m.parts, 1.0 if m.weight is None else m.weight) for m in answer)
+    past = tuple(replace(m, weight=0.0) for m in sample.prompt.messages)
+    said = tuple(replace(m, weight=1.0 if m.weight is None else m.weight) for m in answer)
     return Conversation(past + said, sample.prompt.tools)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from tunesmith.rewards.base import Answer, Rewards
 from tunesmith.stages.base import Plain
 from tunesmith.stages.health_impl import Health
 from tunesmith.stages.sft import SftConfig, SftStage
-from tunesmith.types import Conversation, Encoded, Example, Loss, Message, Parts, Term
+from tunesmith.types import Conversation, Encoded, Example, Loss, Parts, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,7 +256,7 @@ def _last_answer(talk: Conversation) -> Conversation:
     """The conversation up to its last answer, in which only that one is trained."""
     last = max((i for i, m in enumerate(talk.messages) if m.role == "assistant"), default=-1)
     weighted = (
-        Message(m.role, m.parts, 1.0 if i == last else 0.0)
+        replace(m, weight=1.0 if i == last else 0.0)
         for i, m in enumerate(talk.messages[: last + 1])
     )
     return Conversation(tuple(weighted), talk.tools)

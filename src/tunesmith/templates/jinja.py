@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.templates import export
 from tunesmith.templates.base import Exchange, Template, Tools, no_end
 from tunesmith.templates.pieces import Piece
+from tunesmith.templates.plain import as_dict, mapped, thought_of
 from tunesmith.templates.sandbox import TemplateRefused, compile_template
 from tunesmith.templates.tokenizer import Tokenizer
-from tunesmith.types import Message, Text, Thinking, ToolCall
+from tunesmith.types import Message, Text, Thinking
 
 # Private-use characters: no template gives them a meaning; in content they are marked themselves.
 _OPEN, _CLOSE, _START, _END = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _BROKEN = re.compile(f"[{_OPEN}{_CLOSE}]|\\\\ue0f[01]")
-_THOUGHT = "<think>\n{}\n</think>\n\n"
 
 
 class JinjaTemplate(Template):
@@ -51,16 +50,16 @@ class JinjaTemplate(Template):
         """Renders a few chats, to learn how the template ends answers and what is odd about it."""
         ask, answer = Message.of("user", "Question?"), Message.of("assistant", "Answer.")
         try:
-            self.run([_as_dict(ask), _as_dict(answer)], (), False)
+            self.run([as_dict(ask), as_dict(answer)], (), False)
         except DataError as error:
             # Templates for chats with tools may loop over them without asking whether there are.
             self._no_tools = []
             try:
-                self.run([_as_dict(ask), _as_dict(answer)], (), False)
+                self.run([as_dict(ask), as_dict(answer)], (), False)
             except DataError:
                 raise _unusable(self.name, error.why) from None
-        thought = _as_dict(Message("assistant", (Thinking("Reason"), Text("Answer."))))
-        self.inline_thoughts = "Reason" not in self.run([_as_dict(ask), thought], (), False)
+        thought = as_dict(Message("assistant", (Thinking("Reason"), Text("Answer."))))
+        self.inline_thoughts = "Reason" not in self.run([as_dict(ask), thought], (), False)
         self._empty_system = self._has_default_system(ask)
         notes = ["it writes a date: always 26 Jul 2024"] if "strftime_now" in self.source else []
         self._learn_completion(_Chat(self, (ask, answer), ()), notes)
@@ -98,10 +97,10 @@ class JinjaTemplate(Template):
     def _has_default_system(self, ask: Message) -> bool:
         """Whether an empty system message gives less text than none at all."""
         try:
-            empty = self.run([_as_dict(Message.of("system", "")), _as_dict(ask)], (), True)
+            empty = self.run([as_dict(Message.of("system", "")), as_dict(ask)], (), True)
         except DataError:
             return False
-        return len(empty) < len(self.run([_as_dict(ask)], (), True))
+        return len(empty) < len(self.run([as_dict(ask)], (), True))
 
     # ------------------------------------------------------------ Template
 
@@ -121,6 +120,7 @@ class JinjaTemplate(Template):
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
+            chat.check_tools(index)
             history, prompt = chat.prompt(index)
             if not made or history != so_far:
                 so_far = list(history)
@@ -164,8 +164,8 @@ class _Chat:
         self.messages = messages
         self.strings: list[str] = []
         """Strings of content that stand behind marks."""
-        self.plain = [_as_dict(m, self._hide, template.inline_thoughts) for m in messages]
-        self.tools = [_mapped(dict(tool), self._hide) for tool in tools]
+        self.plain = [as_dict(m, self._hide, template.inline_thoughts) for m in messages]
+        self.tools = [mapped(dict(tool), self._hide) for tool in tools]
         self._prompts: dict[int, str] = {}
         self._cuts: dict[int, tuple[str, str, str]] = {}
 
@@ -225,6 +225,25 @@ class _Chat:
         """The answer at `index` as pieces, its end marker the last one."""
         _, said, end = self.cut(index)
         return (*self.pieces(said), Piece(end, True))
+
+    def check_tools(self, index: int) -> None:
+        """Refuses a chat whose tools, or whose calls in the answer at `index`, the template drops.
+
+        Raises:
+            DataError: D302.
+        """
+        sent, said, _ = self.cut(index)
+        named = [tool.get("function", tool).get("name", "") for tool in self.tools]
+        calls = [call["function"]["name"] for call in self.plain[index].get("tool_calls", ())]
+        lost = [n for n in named if n not in sent] or [n for n in calls if n not in said]
+        if lost:
+            raise DataError(
+                "D302",
+                f"the chat template drops the tool or call `{lost[0]}`",
+                where=self.template.name,
+                why="What is called would not be trained, or what may be called would not be said.",
+                fix="choose a data.template that knows tools, or leave them out of the rows",
+            )
 
     def text(self, index: int) -> str:
         """The chat up to and with the answer at `index`."""
@@ -299,7 +318,7 @@ class _Chat:
             )
         if "<think>" not in opened or "</think>" in opened:
             return begin, ""
-        thought, words = _thought(self.plain[index])
+        thought, words = thought_of(self.plain[index])
         if start is not None and text.startswith("<think>", start):
             begin = text.index(words, start) if words in text[start:] else start
         begin += len(text[begin:]) - len(text[begin:].lstrip("\n"))
@@ -320,67 +339,10 @@ class _Chat:
         return max(ends)
 
 
-def _as_dict(
-    message: Message, hide: Callable[[str], str] = str, inline_thoughts: bool = False
-) -> dict[str, Any]:
-    """A message as transformers passes it to templates, control strings hidden by `hide`.
-
-    Args:
-        message: What was said.
-        hide: Applied to every string.
-        inline_thoughts: Write reasoning into the content, for templates that know none.
-    """
-    thought = "".join(hide(part.text) for part in message.parts if isinstance(part, Thinking))
-    content = "".join(hide(part.text) for part in message.parts if isinstance(part, Text))
-    plain: dict[str, Any] = {"role": message.role, "content": content}
-    if thought and inline_thoughts:
-        plain["content"] = _THOUGHT.format(thought) + content
-    elif thought:
-        plain |= {"reasoning_content": thought, "thinking": thought}
-    calls = [part for part in message.parts if isinstance(part, ToolCall)]
-    if calls:
-        plain["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call.id,
-                "function": {"name": hide(call.name), "arguments": _arguments(call, hide)},
-            }
-            for call in calls
-        ]
-    return plain
-
-
-def _arguments(call: ToolCall, hide: Callable[[str], str]) -> Any:
-    try:
-        found = json.loads(call.arguments)
-    except ValueError:
-        found = None
-    return _mapped(found if isinstance(found, dict) else call.arguments, hide)
-
-
-def _thought(plain: dict[str, Any]) -> tuple[str, str]:
-    """Reasoning and answer, also of a message that carries its reasoning inside its text."""
-    thought, text = plain.get("reasoning_content", ""), plain["content"]
-    if not thought and text.lstrip().startswith("<think>") and "</think>" in text:
-        thought, _, text = text.lstrip().removeprefix("<think>").partition("</think>")
-    return thought.strip("\n"), text.strip()
-
-
 def _common(one: str, other: str) -> int:
     """Length of the longest common beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Plain data with every string changed, keys too."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mapped(item, change) for item in value]
-    return value
 
 
 def _unusable(name: str, why: str) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,19 @@ def check(names: Sequence[str]) -> None:
                 where="log.report_to",
                 fix=f"{did_you_mean(name, list(KINDS))}  known: {known}".strip(),
             )
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Refuses a tracker whose package is missing before any work is done.
+
+    Raises:
+        ConfigError: C195, a name that is not known.
+        MissingExtra: E401, the tracker's package is not installed.
+    """
+    check(names)
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(name, "trackers", f"log.report_to: {name}")
 
 
 class TensorBoard:

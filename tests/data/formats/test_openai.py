@@ -101,6 +101,14 @@ def test_openai_rows_that_are_bad():
             parse(value, name="openai")
 
 
+def test_results_of_tools_name_their_call():
+    rows = [{"role": "user", "content": "q"},
+            {"role": "tool", "tool_call_id": "abcdefghi", "name": "get_w", "content": "rain"},
+            {"role": "assistant", "content": "a"}]  # fmt: skip
+    found = parse({"messages": rows}).messages
+    assert (found[1].name, found[1].tool_call_id) == ("get_w", "abcdefghi")
+
+
 def test_the_older_function_call():
     turns = [
         {"role": "user", "content": "hi"},

@@ -120,7 +120,9 @@ def _message(row: Row, turn: Any, name: str) -> Message:
         base.bad(row, "D122", f"`{name}.weight` is {base.kind(weight)}, not a number")
     if weight is not None and weight < 0:
         base.bad(row, "D122", f"`{name}.weight` is negative")
-    return Message(role, tuple(parts), None if weight is None else float(weight))
+    answered = (turn.get(key) for key in ("name", "tool_call_id"))
+    names = ("" if found is None else str(found) for found in answered)
+    return Message(role, tuple(parts), None if weight is None else float(weight), *names)
 
 
 def _content(row: Row, content: Any, name: str) -> list[Part]:
