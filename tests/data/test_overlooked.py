@@ -71,9 +71,9 @@ def test_what_is_parsed_is_the_same_watched_or_not():
 
 
 def test_keys_of_messages():
-    turns = [{**CHAT[0], "name": "Ada"}, {**CHAT[1], "train": False, "weight": 1}]
+    turns = [{**CHAT[0], "mood": "gay"}, {**CHAT[1], "train": False, "weight": 1, "name": "Ada"}]
     assert unused("openai", {"messages": turns}, None) == [
-        "`messages[].name`",
+        "`messages[].mood`",
         "`messages[].train`",
     ]
 

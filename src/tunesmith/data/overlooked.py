@@ -73,6 +73,20 @@ def watched(row: Row) -> Row:
     return row._replace(value=value)
 
 
+def shape(row: Row) -> tuple[str, ...] | None:
+    """The columns of a row whose values are no lists or objects; None for other rows."""
+    if not isinstance(row.value, dict):
+        return None
+    if any(isinstance(value, list | dict) for value in row.value.values()):
+        return None
+    return tuple(row.value)
+
+
+def is_read_whole(row: Row) -> bool:
+    """Whether every column of a watched row was read."""
+    return not row.value.keys() - row.value.seen
+
+
 def _is_turn(value: Any) -> bool:
     return isinstance(value, dict) and any(key in value for key in TURN)
 

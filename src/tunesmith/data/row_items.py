@@ -42,7 +42,11 @@ def encode_rows(
     kept: list[Row] = []
     samples: list[Sample] = []
     unused = overlooked.Counts()
-    for row in map(overlooked.watched, rows):
+    read_whole: set[tuple[str, ...]] = set()  # such rows need no watch, which costs a tenth
+    for row in rows:
+        shape = overlooked.shape(row)
+        watch = shape not in read_whole
+        row = overlooked.watched(row) if watch else row
         try:
             made = formats.samples(module, row, columns, config)
         except DataError as error:
@@ -52,6 +56,8 @@ def encode_rows(
             reason = f"{reports.NOTHING} {format} can use"
             problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
         unused.add(row, made)
+        if watch and shape is not None and overlooked.is_read_whole(row):
+            read_whole.add(shape)
         samples += [with_system(sample, source.system) for sample in made]
         kept += [row] * len(made)
     items: list[store.Item] = []
