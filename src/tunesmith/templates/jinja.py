@@ -232,9 +232,12 @@ class _Chat:
         Raises:
             DataError: D302.
         """
+        called = self.plain[index].get("tool_calls", ())
+        if not self.tools and not called:
+            return
         sent, said, _ = self.cut(index)
         named = [tool.get("function", tool).get("name", "") for tool in self.tools]
-        calls = [call["function"]["name"] for call in self.plain[index].get("tool_calls", ())]
+        calls = [call["function"]["name"] for call in called]
         lost = [n for n in named if n not in sent] or [n for n in calls if n not in said]
         if lost:
             raise DataError(

@@ -21,6 +21,9 @@ def as_dict(
         hide: Applied to every string.
         inline_thoughts: Write reasoning into the content, for templates that know none.
     """
+    parts = message.parts
+    if len(parts) == 1 and type(parts[0]) is Text and not message.name and not message.tool_call_id:
+        return {"role": message.role, "content": hide(parts[0].text)}  # nearly all messages
     thought = "".join(hide(part.text) for part in message.parts if isinstance(part, Thinking))
     content = "".join(hide(part.text) for part in message.parts if isinstance(part, Text))
     plain: dict[str, Any] = {"role": message.role, "content": content}
