@@ -84,7 +84,7 @@ def shape(row: Row) -> tuple[str, ...] | None:
 
 def is_read_whole(row: Row) -> bool:
     """Whether every column of a watched row was read."""
-    return not row.value.keys() - row.value.seen
+    return isinstance(row.value, Watched) and not row.value.keys() - row.value.seen
 
 
 def _is_turn(value: Any) -> bool:
