@@ -260,4 +260,7 @@ def peak_memory_gb() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss counts what the process was before exec: its parent's size
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -38,7 +38,7 @@ DATE = datetime(2024, 7, 26)
 # Filters that can hang (quadratic), draw at random, or build HTML that no chat template needs.
 _REMOVED = ("random", "urlize", "wordwrap", "pprint", "xmlattr", "forceescape")
 # Filters of ours, under names that no template can write.
-_STEP, _JOINED, _PART = "a step", "joined texts", "a slice"
+_STEP, _JOINED, _ADDED, _PART = "a step", "joined texts", "a sum", "a slice"
 _SIZED = (str, bytes, list, tuple, dict)
 _WIDE = re.compile(r"\d{6,}|\*")
 
@@ -145,7 +145,7 @@ def _short(error: BaseException) -> str:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["+", "*", "%", "**"])
+    intercepted_binops = frozenset(["*", "%", "**"])  # "+" is routed by _CountSteps
 
     def __init__(self):
         super().__init__(
@@ -169,14 +169,12 @@ class _Environment(ImmutableSandboxedEnvironment):
             for name, function in self.filters.items()
             if name not in _REMOVED
         }
-        self.filters |= {_STEP: _step, _JOINED: _joined, _PART: _part}
+        self.filters |= {_STEP: _step, _JOINED: _joined, _ADDED: _added, _PART: _part}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return _CountSteps().visit(super()._parse(source, name, filename))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+":
-            return _paid(left + right)
         _check_binop(operator, left, right)
         return _paid(super().call_binop(context, operator, left, right))
 
@@ -223,6 +221,14 @@ class _CountSteps(NodeTransformer):
         self.generic_visit(node)
         return _own(_JOINED, list(node.nodes), node.lineno)
 
+    def visit_Add(self, node: nodes.Add) -> nodes.Node:
+        """Sums are what templates are made of: one call for a whole chain."""
+        self.generic_visit(node)
+        left: Any = node.left
+        chained = isinstance(left, nodes.Filter) and left.name == _ADDED
+        parts = [left.node, *left.args] if chained else [left]
+        return _own(_ADDED, [*parts, node.right], node.lineno)
+
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         if not isinstance(node.arg, nodes.Slice):
@@ -243,6 +249,19 @@ def _step(written: int) -> None:
 
 def _joined(*parts: Any) -> str:
     return _paid("".join(map(str, parts)))
+
+
+def _added(first: Any, *rest: Any) -> Any:
+    budget, made = _BUDGET.get(), first
+    for one in rest:
+        made = made + one
+        if type(made) is str:
+            budget.size -= len(made)
+            if budget.size < 0:
+                budget.charge(0)
+        else:
+            _paid(made)
+    return made
 
 
 def _part(value: Any, start: Any, stop: Any, step: Any) -> Any:
@@ -273,7 +292,9 @@ def _written(value: Any) -> Any:
     text = value if isinstance(value, str) else str(value)
     budget = _BUDGET.get(None)
     if budget is not None:
-        budget.charge(len(text))
+        budget.size -= len(text)
+        if budget.size < 0:
+            budget.charge(0)
     return text
 
 
