@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation.base import TextStream, check_request
-from tunesmith.generation.model_impl import context_length
+from tunesmith.generation.model_impl import context_length, evaluating
 from tunesmith.generation.rows_impl import event_of
 from tunesmith.generation.sampling_impl import choose, likeliest
 from tunesmith.models.language_model import LanguageModel
@@ -117,15 +117,8 @@ class Engine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; afterwards every module is in the mode it was in."""
-        training = [m for m in self.hf.modules() if m.training] if self.hf.training else []
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad(), self.computing():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self.hf), self.computing():
+            yield
 
     def _ids(self) -> set[str]:
         rows = [row.request.id for cohort in self.cohorts for row in cohort.rows]

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation.draft_impl import Draft
 from tunesmith.generation.lanes_impl import Lanes
-from tunesmith.generation.model_impl import Forward, context_length, token_bytes
+from tunesmith.generation.model_impl import Forward, context_length, evaluating, token_bytes
 from tunesmith.generation.prefix_impl import BLOCK, Prefixes
 from tunesmith.generation.rows_impl import Row, check, drafts, events_of, row_of
 from tunesmith.generation.sampling_impl import choose, likeliest
@@ -116,17 +115,13 @@ class Engine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; afterwards every module is in the mode it was in."""
-        training = [m for m in self.hf.modules() if m.training] if self.hf.training else []
-        for module in training:
-            module.training = False
-        self._live = self._live or bool(training)
+        self._live = self._live or self.hf.training
+        was_training = self.hf.training
         try:
-            with torch.no_grad(), self.computing():
+            with evaluating(self.hf), self.computing():
                 yield
         finally:
-            for module in training:
-                module.training = True
-            self._live = self._live and not training
+            self._live = self._live and not was_training
 
     def _admit(self) -> None:
         """Gives waiting requests a place, in order, while there is room."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -140,6 +141,20 @@ class Forward:
             else:
                 found.append(Beside(first, first + count, deltas))
         return found
+
+
+@contextmanager
+def evaluating(hf: Any) -> Iterator[None]:
+    """No gradients, no dropout; afterwards every module is in the mode it was in."""
+    training = [m for m in hf.modules() if m.training] if hf.training else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
