@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tunesmith.losses.products import pack
 from tunesmith.losses.tokens import Head, chunk_rows, chunked_logprobs, head_logprobs
 
 S, D, V = 21, 12, 50
@@ -67,20 +66,6 @@ def test_a_vanishing_target_has_a_finite_logprob():
     logprobs, correct = chunked_logprobs(hidden, weight, None, torch.tensor([0]))
     assert logprobs.tolist() == [-300.0]
     assert correct.tolist() == [False]
-
-
-def test_a_packed_head_computes_the_same():
-    hidden, weight, _, targets, upstream = inputs(torch.float32, trained=False)
-    packed = pack(weight, chunk_rows(weight))
-    if packed is None:
-        pytest.skip("this CPU gains nothing from packing")
-    plain, _ = head_logprobs(hidden, Head(weight), targets)
-    fast, _ = head_logprobs(hidden, Head(weight, packed=packed), targets)
-    torch.testing.assert_close(fast, plain)
-    torch.testing.assert_close(
-        torch.autograd.grad(fast, [hidden], upstream),
-        torch.autograd.grad(plain, [hidden], upstream),
-    )
 
 
 def test_half_precision_heads_are_normalised_in_float32():

@@ -1,8 +1,7 @@
-"""Heads are read as the family computes them, and laid out anew when they change."""
+"""Heads are read as the family computes them."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from tests.models.families import random_model
 from tunesmith.errors import EnvironmentFault
-from tunesmith.models.heads import HeadCache, ScalarHead, head_of, verify
+from tunesmith.models.heads import ScalarHead, head_of, verify
 
 
 def test_scale_and_softcap_of_families():
@@ -28,21 +27,6 @@ def test_a_head_that_does_more_is_found_out():
     hf.lm_head.register_forward_hook(lambda *given: given[-1] + 1.0)
     with pytest.raises(EnvironmentFault, match="E211"):
         verify(hf)
-
-
-def test_the_cache_follows_the_weight():
-    hf = random_model("llama").requires_grad_(False)
-    cache = HeadCache(hf)
-    first = cache.head().packed
-    assert cache.head().packed is first
-    if first is None:
-        pytest.skip("this CPU gains nothing from packing")
-    with torch.no_grad():
-        hf.lm_head.weight.mul_(2)
-    assert cache.head().packed is not first
-    hf.lm_head.weight.requires_grad_(True)
-    assert cache.head().packed is None
-    assert copy.deepcopy(cache)._packed is None
 
 
 def test_scalar_head():

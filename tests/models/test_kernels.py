@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from tests.models.families import random_model
+from tests.models.families import chats, our_loss, random_model
 from tunesmith.models.kernels import choose, install, trims
+from tunesmith.models.language_model import LanguageModel
+from tunesmith.tuners.lora import LoraConfig
+from tunesmith.tuners.lora_impl import apply
 
 
 def test_classes_and_other_models_are_untouched():
@@ -46,6 +50,20 @@ def test_copies_call_their_own_modules():
         torch.nn.init.zeros_(parameter)
     assert other.model.norm(torch.ones(1, 64)).abs().sum() == 0
     assert hf.model.norm(torch.ones(1, 64)).abs().sum() > 0
+
+
+def test_what_is_cheap_to_form_again_is_not_kept():
+    """Of an MLP gate and up are kept, not their product; of a norm its input, not its output."""
+    model = LanguageModel(random_model("llama").requires_grad_(False), kernels="fused")
+    apply(model.hf, LoraConfig(r=2))
+    kept = {}
+    note = lambda t: kept.setdefault(t.data_ptr(), t) is None or t
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        our_loss(model, chats())
+    config, stored = model.hf.config, {p.data_ptr() for p in model.hf.parameters()}
+    widths = Counter(t.shape[-1] for place, t in kept.items() if place not in stored)
+    assert widths[config.intermediate_size] == 2 * config.num_hidden_layers
+    assert widths[config.hidden_size] <= 4 * config.num_hidden_layers
 
 
 def test_auto_never_compiles_on_a_cpu():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.models.lowrank import FEW, LowRankLinear, project, weight_of
+from tunesmith.models.lowrank import FEW, LowRankLinear, Origin, project, weight_of
 
 
 def layer(inputs=6, outputs=5, seed=0, base=None, **options) -> LowRankLinear:
@@ -61,6 +61,28 @@ def test_layers_on_one_input(rows):
     expected = torch.autograd.grad(total(wanted), leaves)
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [3, FEW + 1])
+def test_an_input_that_can_be_made_again_is_not_kept(rows):
+    layers = [layer(), nn.Linear(6, 4).double()]
+    source = torch.randn(1, rows, 6, dtype=torch.float64, requires_grad=True)
+    leaves = [source, layers[0].lora_A, layers[0].lora_B, layers[1].weight]
+
+    def run(remade):
+        kept = []
+        note = lambda t: kept.append(t.data_ptr()) or t
+        x = source.exp()
+        origin = Origin(torch.exp, (source.detach(),)) if remade else None
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            total = sum((y**2).sum() for y in project(x, layers, origin))
+        return torch.autograd.grad(total, leaves), x.data_ptr() in kept
+
+    (plain, held), (again, still_held) = run(False), run(True)
+    assert held
+    assert not still_held
+    for one, other in zip(plain, again, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_frozen_weights_get_no_gradient():

@@ -9,34 +9,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-class Packed(NamedTuple):
-    """A frozen matrix W of shape (O, I) in oneDNN's own layouts, for x Wᵀ and for y W."""
-
-    forward: Tensor
-    backward: Tensor
-
-
-def pack(weight_OI: Tensor, rows: int) -> Packed | None:
-    """Lays a matrix out for many products with it; None where that gains nothing.
-
-    A head of 32,000 tokens runs 12 % faster so, at the price of two more copies of it.
-
-    Args:
-        weight_OI: A matrix that does not change.
-        rows: Rows that will usually be multiplied with it at a time.
-    """
-    if not _onednn_serves(weight_OI, weight_OI):
-        return None
-    reorder = torch.ops.mkldnn._reorder_linear_weight
-    weight_OI = weight_OI.detach()
-    return Packed(reorder(weight_OI, rows), reorder(weight_OI.t(), rows))
 
 
 def lay_out(weight_OI: Tensor, rows: int = 16) -> Tensor | None:
@@ -50,7 +26,7 @@ def lay_out(weight_OI: Tensor, rows: int = 16) -> Tensor | None:
 
 
 def packed_linear(x_NI: Tensor, packed_OI: Tensor) -> Tensor:
-    """x Wᵀ without autograd, for one side of a `Packed` matrix."""
+    """x Wᵀ without autograd, for a matrix that was laid out."""
     return torch.ops.mkldnn._linear_pointwise(x_NI, packed_OI, None, "none", [], "")
 
 

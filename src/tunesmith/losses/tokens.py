@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tunesmith.losses.products import Packed, linear, packed_linear
+from tunesmith.losses.products import linear
 
-CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Size of a chunk of float32 logits: it should stay in the last cache of a CPU, and below the size
 from which glibc returns freed memory to the system at once."""
 
@@ -37,15 +37,12 @@ class Head(NamedTuple):
     bias_V: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
-    packed: Packed | None = None
-    """The weight once more, laid out for speed; only for a frozen one."""
 
 
 class _Options(NamedTuple):
     chunk: int
     scale: float
     softcap: float | None
-    packed: Packed | None
     weights_S: Tensor | None
 
 
@@ -90,8 +87,7 @@ def head_logprobs(
         chunk: Rows at a time.
     """
     chunk = chunk or chunk_rows(head.weight_VD)
-    packed = None if head.weight_VD.requires_grad else head.packed
-    options = _Options(chunk, head.scale, head.softcap, packed, weights_S)
+    options = _Options(chunk, head.scale, head.softcap, weights_S)
     return _HeadLogprobs.apply(hidden_SD, head.weight_VD, head.bias_V, targets_S, options)
 
 
@@ -137,7 +133,7 @@ class _HeadLogprobs(torch.autograd.Function):
                 continue
             dz_CV = _slope(p_CV, logits_CV, target_C1, options)
             if slope_SD is not None:
-                slope_SD[rows] = _back(dz_CV.to(cast_VD.dtype), cast_VD, options)
+                slope_SD[rows] = linear(dz_CV.to(cast_VD.dtype), cast_VD.t())
             if sums is not None and guess_S is not None:
                 _add_outer(sums, dz_CV, hidden_SD[rows], guess_S[rows])
         ctx.options, ctx.sums = options, sums
@@ -167,10 +163,7 @@ class _HeadLogprobs(torch.autograd.Function):
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options) -> Tensor:
     """Logits of a chunk in float32 or wider, shape (C, V)."""
     wide = torch.promote_types(hidden_CD.dtype, torch.float32)
-    if options.packed is None:
-        logits_CV = linear(hidden_CD, weight_VD).to(wide)
-    else:
-        logits_CV = packed_linear(hidden_CD, options.packed.forward)
+    logits_CV = linear(hidden_CD, weight_VD).to(wide)
     if bias_V is not None:
         logits_CV += bias_V.detach()
     if options.scale != 1.0:
@@ -203,13 +196,6 @@ def _slope(p_CV: Tensor, logits_CV: Tensor, target_C1: Tensor, options) -> Tenso
     if options.softcap is not None:
         p_CV *= 1 - (logits_CV / options.softcap) ** 2
     return p_CV.mul_(options.scale) if options.scale != 1.0 else p_CV
-
-
-def _back(dz_CV: Tensor, weight_VD: Tensor, options) -> Tensor:
-    """dz W, shape (C, D)."""
-    if options.packed is None:
-        return linear(dz_CV, weight_VD.t())
-    return packed_linear(dz_CV, options.packed.backward)
 
 
 def _zeros(weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype):

@@ -9,16 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import EnvironmentFault
-from tunesmith.losses.products import Packed, pack
-from tunesmith.losses.tokens import Head, chunk_rows, logits
+from tunesmith.losses.tokens import Head, logits
 
 # config field -> how it acts on the logits; a family with another rule is found out by `verify`
 _SCALE = ("logit_scale",)
 _DIVISOR = ("logits_scaling",)
 _SOFTCAP = ("final_logit_softcapping",)
-
-PACKED_BYTES = 256 * 2**20
-"""Larger heads are not kept a second and third time."""
 
 
 def output_head(hf: PreTrainedModel) -> nn.Module:
@@ -69,33 +65,6 @@ def verify(hf: PreTrainedModel) -> None:
             f"the head of {hf.config.model_type} computes more than softcap(scale·(hW+b))",
             fix="this family can't be trained yet",
         )
-
-
-class HeadCache:
-    """The head of a model, laid out for speed while it stays frozen and unchanged."""
-
-    def __init__(self, hf: PreTrainedModel):
-        self.hf = hf
-        self._source: tuple[Tensor, int] | None = None
-        self._packed: Packed | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies of the model make their own layout: oneDNN's can't be copied."""
-        return {"hf": self.hf, "_source": None, "_packed": None}
-
-    def head(self) -> Head:
-        """The head as it is now."""
-        head = head_of(self.hf)
-        weight_VD = head.weight_VD
-        large = weight_VD.numel() * weight_VD.element_size() > PACKED_BYTES
-        if weight_VD.requires_grad or large:
-            self._source = self._packed = None
-            return head
-        source = self._source
-        if source is None or source[0] is not weight_VD or source[1] != weight_VD._version:
-            self._packed = pack(weight_VD, chunk_rows(weight_VD))
-            self._source = (weight_VD, weight_VD._version)
-        return head._replace(packed=self._packed)
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...], default: Any) -> Any:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ConfigError
 from tunesmith.models.attention import Rule, attend, carried
 from tunesmith.models.fused import EAGER, Elementwise, Gate, RmsNorm, Rotate
-from tunesmith.models.lowrank import project
+from tunesmith.models.lowrank import Origin, project
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families whose norm, attention and MLP modules compute what `_norm`, `_attention`, `_mlp` do."""
@@ -107,12 +107,25 @@ def is_gated(mlp: Any) -> bool:
 
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
-    return RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon, self.tunesmith_kernels)
+    functions, eps = self.tunesmith_kernels, self.variance_epsilon
+    normed = RmsNorm.apply(hidden_states, self.weight, eps, functions)
+    # The residual stream is kept for the norm's own gradient, so its output need not be.
+    remake = lambda x, weight_D: functions.norm_forward(x, weight_D, eps)[0]
+    normed.origin = Origin(remake, (hidden_states.detach(), self.weight.detach()))
+    return normed
+
+
+def _origin(x: Tensor) -> Origin | None:
+    """How `_norm` made a tensor, if it did."""
+    return getattr(x, "origin", None)
 
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
-    gate, up = project(x, [self.gate_proj, self.up_proj])
-    return self.down_proj(Gate.apply(gate, up, self.tunesmith_kernels))
+    gate, up = project(x, [self.gate_proj, self.up_proj], _origin(x))
+    functions = self.tunesmith_kernels
+    # The product is as wide as gate and up, which are kept: it is cheap to form once more.
+    origin = Origin(functions.gate_forward, (gate.detach(), up.detach()))
+    return project(Gate.apply(gate, up, functions), [self.down_proj], origin)[0]
 
 
 def _attention(
@@ -132,15 +145,16 @@ def _attention(
         )
     T = hidden_states.shape[1]
     cos_TE, sin_TE = (table[0] for table in position_embeddings)
-    projected = project(hidden_states, [self.q_proj, self.k_proj, self.v_proj])
+    layers = [self.q_proj, self.k_proj, self.v_proj]
+    projected = project(hidden_states, layers, _origin(hidden_states))
     q_THE, k_TKE, v_TKE = (y.view(T, -1, self.head_dim) for y in projected)
     parts = self._modules
     q_THE = _rotated(self, q_THE, parts.get("q_norm"), cos_TE, sin_TE)
     k_TKE = _rotated(self, k_TKE, parts.get("k_norm"), cos_TE, sin_TE)
     dropout = self.attention_dropout if self.training else 0.0
     rule = Rule(self.scaling, dropout, None, window_of(self))
-    layers = self.config.num_hidden_layers
-    output_TD = attend(q_THE, k_TKE, v_TKE, plan, rule, layers).reshape(T, -1)
+    depth = self.config.num_hidden_layers
+    output_TD = attend(q_THE, k_TKE, v_TKE, plan, rule, depth).reshape(T, -1)
     if self is options.get("trimmed") and plan.wanted_S is not None:
         output_TD = output_TD.index_select(0, plan.wanted_S)
     return self.o_proj(output_TD[None]), None

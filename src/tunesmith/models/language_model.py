@@ -18,7 +18,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.losses.tokens import Head, head_logprobs
 from tunesmith.models import attention as attention_module, kernels as kernels_module
 from tunesmith.models.allocator import keep_freed_memory
-from tunesmith.models.heads import HeadCache, verify
+from tunesmith.models.heads import head_of, verify
 from tunesmith.models.load import packable
 from tunesmith.types import Batch, Segments, TokenLogprobs
 
@@ -53,7 +53,6 @@ class LanguageModel(nn.Module):
         self.master_weights = master_weights
         self.packable = packable(hf.config)
         self.attention = attention_module.choose(attention, hf.device.type, self.compute_dtype)
-        self._heads = HeadCache(hf)
         self.notes: list[str] = []
         if self.packable:
             self.notes += attention_module.install(hf, attention)
@@ -123,7 +122,7 @@ class LanguageModel(nn.Module):
         Raises:
             ConfigError: C192, a temperature other than 1 with a head that caps its logits.
         """
-        head = self._heads.head()
+        head = head_of(self.hf)
         if temperature == 1.0:
             return head
         if head.softcap is not None:

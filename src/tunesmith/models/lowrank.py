@@ -14,8 +14,8 @@ Legend: `N` tokens, `I` input width, `O` output width, `R` rank; lists hold one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -140,12 +140,23 @@ def weight_of(layer: Any) -> Tensor:
     return layer.weight.t() if stored_transposed else layer.weight
 
 
-def project(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+class Origin(NamedTuple):
+    """How an input was made, for those who would rather make it again than keep it."""
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+
+
+def project(
+    x: Tensor, layers: Sequence[nn.Module], origin: Origin | None = None
+) -> tuple[Tensor, ...]:
     """What each layer makes of the same input, in one node of the graph.
 
     Args:
         x: Input, shape (…, I).
         layers: `nn.Linear` or `LowRankLinear`.
+        origin: How to make `x` from tensors that are kept anyway: the backward pass then does so,
+            and `x` is freed before.
     """
     if not all(_joins(layer, x) for layer in layers):
         return tuple(layer(x) for layer in layers)
@@ -156,7 +167,7 @@ def project(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
             A, B = layer.lora_A, layer.lora_B
         operands += [weight_of(layer), layer.bias, A, B]
     scales = tuple(m.scale if isinstance(m, LowRankLinear) else 0.0 for m in layers)
-    return _Projections.apply(x, scales, *operands)
+    return _Projections.apply(x, scales, origin, *operands)
 
 
 def _joins(layer: nn.Module, x: Tensor) -> bool:
@@ -184,10 +195,11 @@ def _merged(
 
 
 class _Projections(torch.autograd.Function):
-    """Inputs: x, scales, then weight, bias, A, B of each layer; outputs: one tensor a layer."""
+    """Inputs: x, scales, x's origin or None, then weight, bias, A, B of each layer; outputs: one
+    tensor a layer."""
 
     @staticmethod
-    def forward(ctx: Any, x, scales, *operands):
+    def forward(ctx: Any, x, scales, origin, *operands):
         x_NI = x.reshape(-1, x.shape[-1])
         outputs = []
         beside = x.dtype in HALF or len(x_NI) < FEW
@@ -199,16 +211,20 @@ class _Projections(torch.autograd.Function):
                 y_NO.addmm_(H_NR, B_OR.to(x.dtype).t(), alpha=scale)
             outputs.append(y_NO.view(*x.shape[:-1], len(weight_OI)))
         ctx.scales, ctx.shape, ctx.beside = scales, x.shape, beside
-        ctx.save_for_backward(x_NI, *operands)
+        ctx.remake = None if origin is None else origin.function
+        ctx.save_for_backward(*operands, *((x_NI,) if origin is None else origin.inputs))
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads):
-        x_NI, *operands = ctx.saved_tensors
-        layers = [operands[i : i + 4] for i in range(0, len(operands), 4)]
-        needs = ctx.needs_input_grad[2:]
+        count = 4 * len(ctx.scales)
+        saved = ctx.saved_tensors  # once: checkpointed tensors can't be unpacked again
+        operands, kept = saved[:count], saved[count:]
+        x_NI = kept[0] if ctx.remake is None else ctx.remake(*kept).reshape(-1, ctx.shape[-1])
+        layers = [operands[i : i + 4] for i in range(0, count, 4)]
+        needs = ctx.needs_input_grad[3:]
         dY = [g.reshape(-1, g.shape[-1]) for g in grads]
-        results: list[Tensor | None] = [None] * len(operands)
+        results: list[Tensor | None] = [None] * count
         thin = _thin(ctx, x_NI, layers, dY, results)
         for i, (dY_NO, (_weight, bias_O, _A, _B)) in enumerate(zip(dY, layers, strict=True)):
             if needs[4 * i]:
@@ -225,7 +241,7 @@ class _Projections(torch.autograd.Function):
             if thin is not None and ctx.beside:
                 grad_x.addmm_(*thin)
             grad_x = grad_x.view(ctx.shape)
-        return grad_x, None, *results
+        return grad_x, None, None, *results
 
 
 def _thin(ctx: Any, x_NI, layers, dY, results) -> tuple[Tensor, Tensor] | None:

@@ -11,13 +11,14 @@ a block, `w` keys it sees.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 BLOCK = 128
-KEEP_BYTES = 512 * 2**20
+KEEP_BYTES = 32 * 2**20
 """Probabilities of all layers are kept for the backward pass up to this size, else recomputed."""
 
 
@@ -138,6 +139,12 @@ class SegmentedAttention(torch.autograd.Function):
         return dq_THE, dk.transpose(0, 1), dv.transpose(0, 1), None
 
 
+@lru_cache
+def _future(dtype: torch.dtype) -> Tensor:
+    """−∞ for the keys behind each query of a block, shape (n, n)."""
+    return torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu_(1)
+
+
 def _grouped(x_THE: Tensor, K: int) -> Tensor:
     """(T, H, E) → (K, T, G, E) contiguous: the queries of a key head lie together."""
     T, H, E = x_THE.shape
@@ -164,8 +171,7 @@ def _probabilities(q, k, block: Block, shape: Shape, kept: Tensor | None, place:
     keys, rows = block.keys(k), slice(block.first, block.last)
     torch.baddbmm(p, _rows(q, rows), keys.transpose(1, 2), beta=0, alpha=shape.scale, out=p)
     scores = p.view(K, n, G, w)
-    hidden = torch.full((n, n), float("-inf"), dtype=p.dtype).triu_(1)
-    scores[..., w - n :] += hidden[:, None]
+    scores[..., w - n :] += _future(p.dtype)[:n, None, :n]
     if shape.window is not None and w > shape.window:
         behind = torch.arange(w - n, w)[:, None] - torch.arange(w)
         scores.masked_fill_((behind >= shape.window)[:, None], float("-inf"))
