@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.templates import export
 from tunesmith.templates.base import Exchange, Template, Tools, no_end
+from tunesmith.templates.outline import Outlines, Render, WatchedSandbox, can_be_watched
 from tunesmith.templates.pieces import Piece
 from tunesmith.templates.plain import as_dict, mapped, thought_of
 from tunesmith.templates.sandbox import TemplateRefused, compile_template
@@ -34,6 +36,8 @@ class JinjaTemplate(Template):
         self.jinja = source
         try:
             self._compiled = compile_template(source)
+            watchable = can_be_watched(source)
+            watched = compile_template(source, WatchedSandbox) if watchable else None
         except TemplateRefused as error:
             raise _unusable(name, str(error)) from None
         # Marks of ours that content spells, raw or escaped, are hidden too.
@@ -42,7 +46,10 @@ class JinjaTemplate(Template):
         self.around = ("", "")
         self._no_tools: list[Any] | None = None
         self.inline_thoughts = self._empty_system = False
+        self._outlines: Outlines | None = None
         self._learn()
+        if watched is not None:
+            self._outlines = Outlines(self._rendering(self._compiled), self._rendering(watched))
 
     # ------------------------------------------------------------ what the template is like
 
@@ -137,15 +144,28 @@ class JinjaTemplate(Template):
 
     # ------------------------------------------------------------ rendering
 
+    def _rendering(self, compiled: Callable[..., str]) -> Render:
+        """A compiled template as a function of a chat without tools."""
+        named: dict[str, Any] = {"documents": None, **self.tokenizer.named}
+        return lambda messages, generate, tools=None: compiled(
+            messages=messages,
+            tools=tools or self._no_tools,
+            add_generation_prompt=generate,
+            **named,
+        )
+
     def run(self, messages: list[dict[str, Any]], tools: Any, generate: bool) -> str:
+        """What the template writes.
+
+        Raises:
+            DataError: D302, it refuses the chat.
+        """
+        if self._outlines is not None and not tools:
+            text = self._outlines.write(messages, generate)
+            if text is not None:
+                return text
         try:
-            return self._compiled(
-                messages=messages,
-                tools=tools or self._no_tools,
-                documents=None,
-                add_generation_prompt=generate,
-                **self.tokenizer.named,
-            )
+            return self._rendering(self._compiled)(messages, generate, tools)
         except TemplateRefused as error:
             raise DataError(
                 "D302",

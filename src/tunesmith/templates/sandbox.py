@@ -38,7 +38,7 @@ DATE = datetime(2024, 7, 26)
 # Filters that can hang (quadratic), draw at random, or build HTML that no chat template needs.
 _REMOVED = ("random", "urlize", "wordwrap", "pprint", "xmlattr", "forceescape")
 # Filters of ours, under names that no template can write.
-_STEP, _JOINED, _ADDED, _PART = "a step", "joined texts", "a sum", "a slice"
+_STEP, JOINED, _ADDED, _PART = "a step", "joined texts", "a sum", "a slice"
 _SIZED = (str, bytes, list, tuple, dict)
 _WIDE = re.compile(r"\d{6,}|\*")
 
@@ -75,8 +75,14 @@ class _Budget:
 _BUDGET: ContextVar[_Budget] = ContextVar("budget")
 
 
-def compile_template(source: str) -> Callable[..., str]:
+def compile_template(
+    source: str, make_environment: Callable[[], Sandbox] | None = None
+) -> Callable[..., str]:
     """A function that renders the template with the variables given as keywords.
+
+    Args:
+        source: The template.
+        make_environment: What it is rendered in; default: `Sandbox`.
 
     Raises:
         TemplateRefused: The source is too long or is no template. The function raises it when a
@@ -84,7 +90,7 @@ def compile_template(source: str) -> Callable[..., str]:
     """
     if len(source) > MAX_SOURCE:
         raise TemplateRefused(f"it is longer than {MAX_SOURCE // 1024} KiB")
-    environment = _Environment()
+    environment = (make_environment or Sandbox)()
     try:
         template = environment.from_string(source)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError, TypeError) as error:
@@ -113,7 +119,7 @@ def variables(source: str) -> frozenset[str]:
     Raises:
         TemplateRefused: It is no template.
     """
-    environment = _Environment()
+    environment = Sandbox()
     try:
         found = meta.find_undeclared_variables(environment.parse(source))
     except (jinja2.TemplateError, RecursionError) as error:
@@ -141,7 +147,9 @@ def _short(error: BaseException) -> str:
     return (str(error) or type(error).__name__)[:300]
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's sandbox with limits on time, steps and size."""
+
     intercepted_binops = frozenset(["*", "%", "**"])  # "+" is routed by _CountSteps
 
     def __init__(self):
@@ -150,7 +158,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
             optimized=False,
-            finalize=_written,
+            finalize=written,
         )
         self.globals = {
             "range": _range,
@@ -166,21 +174,21 @@ class _Environment(ImmutableSandboxedEnvironment):
             for name, function in self.filters.items()
             if name not in _REMOVED
         }
-        self.filters |= {_STEP: _step, _JOINED: _joined, _ADDED: _added, _PART: _part}
+        self.filters |= {_STEP: _step, JOINED: _joined, _ADDED: _added, _PART: _part}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return _CountSteps().visit(super()._parse(source, name, filename))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         _check_binop(operator, left, right)
-        return _paid(super().call_binop(context, operator, left, right))
+        return paid(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         # Parameter names as in jinja2: a template may pass a keyword `self` or `context`.
         owner = __obj.__self__ if hasattr(__obj, "__self__") else None
         if isinstance(owner, str | bytes):
             _check_text_method(__obj.__name__, owner, args, kwargs)
-        return _paid(super().call(__context, __obj, *args, **kwargs))
+        return paid(super().call(__context, __obj, *args, **kwargs))
 
     def handle_exception(self, source: str | None = None) -> NoReturn:
         """Raises what was raised; jinja2 would rewrite tracebacks that nobody sees, at length."""
@@ -216,7 +224,7 @@ class _CountSteps(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _own(_JOINED, list(node.nodes), node.lineno)
+        return _own(JOINED, list(node.nodes), node.lineno)
 
     def visit_Add(self, node: nodes.Add) -> nodes.Node:
         """Sums are what templates are made of: one call for a whole chain."""
@@ -245,7 +253,7 @@ def _step(written: int) -> None:
 
 
 def _joined(*parts: Any) -> str:
-    return _paid("".join(map(str, parts)))
+    return paid("".join(map(str, parts)))
 
 
 def _added(first: Any, *rest: Any) -> Any:
@@ -257,12 +265,12 @@ def _added(first: Any, *rest: Any) -> Any:
             if budget.size < 0:
                 budget.charge(0)
         else:
-            _paid(made)
+            paid(made)
     return made
 
 
 def _part(value: Any, start: Any, stop: Any, step: Any) -> Any:
-    return _paid(value[start:stop:step])
+    return paid(value[start:stop:step])
 
 
 class _Generation(Extension):
@@ -276,15 +284,15 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
-def _paid(value: Any) -> Any:
+def paid(value: Any) -> Any:
     """The value, charged for its size."""
     if isinstance(value, _SIZED):
         # A character takes one to four bytes, an element a pointer.
-        _BUDGET.get().charge(len(value) if isinstance(value, str) else 8 * len(value))
+        _BUDGET.get().charge(str.__len__(value) if isinstance(value, str) else 8 * len(value))
     return value
 
 
-def _written(value: Any) -> Any:
+def written(value: Any) -> Any:
     """What `{{ … }}` writes: also text caught in macros and `{% set %}` blocks counts."""
     text = value if isinstance(value, str) else str(value)
     budget = _BUDGET.get(None)
@@ -349,7 +357,7 @@ def _charged(function: Callable, name: str) -> Callable:
             budget.charge(str(args[first]).count(str(rest[0])) * len(str(rest[1])))
         elif name == "format" and _WIDE.search(str(args[first])):
             raise TemplateRefused("it formats to too large a width")
-        return _paid(function(*args, **kwargs))
+        return paid(function(*args, **kwargs))
 
     run.__name__ = name
     # Says whether jinja passes its context, evaluation context or environment first.
