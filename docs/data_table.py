@@ -17,7 +17,7 @@ from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Document, Message, Sample, ToolCall
 
-FOLDERS = ("instruct", "preference")
+FOLDERS = ("instruct", "preference", "text")
 PASSED_OVER = {"README.md", "LICENSE"}
 
 
