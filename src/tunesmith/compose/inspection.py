@@ -60,7 +60,8 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     if problem is not None:
         return problem
     examples = tuple(example for one in encoded for example in one.examples)
-    return Encoded(examples, sum(one.truncated for one in encoded))
+    cut = any(one.cut_answer for one in encoded)
+    return Encoded(examples, sum(one.truncated for one in encoded), cut_answer=cut)
 
 
 def stage_for(overrides: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 QUESTIONS = ("question", "prompt", "query", "instruction", "ask")
@@ -57,14 +57,18 @@ def _mapped(columns: Mapping[str, str]) -> str:
     return f"map the columns: {{{recipe}}} (or --columns {words})"
 
 
+def alike(name: str, words: Sequence[str]) -> list[str]:
+    """The word that a name is nearly equal to, or none."""
+    return difflib.get_close_matches(name, words, n=1, cutoff=ALIKE)
+
+
 def _slip(value: Mapping[str, Any], usual: Collection[str]) -> str:
     """Advice if columns are called nearly as usual ones are."""
     known = sorted(name for name in usual if len(name) >= SHORTEST and name not in value)
     near = []
     for name in value:
         if name not in usual and len(name) >= SHORTEST:
-            found = difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)
-            near += [f"`{name}`: did you mean `{other}`?" for other in found]
+            near += [f"`{name}`: did you mean `{other}`?" for other in alike(name, known)]
     return f"{'; '.join(near)}  rename the column, or map it" if near else ""
 
 

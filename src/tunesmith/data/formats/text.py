@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.formats import base
+from tunesmith.data.formats import _unknown, base
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Document
@@ -27,8 +27,11 @@ def _has_text(value: Mapping[str, Any]) -> bool:
     """A column of text, or of a list whose first is text."""
     name = base.column(ROLES, value, "text")
     held = value[name] if name else None
-    listed = isinstance(held, list) and bool(held)
-    return name is not None and not (listed and not isinstance(held[0], str))
+    if name is None or (isinstance(held, list) and held and not isinstance(held[0], str)):
+        return False
+    # Beside `promt` a completion is no document: half of the pair would go untrained.
+    others = [key for key, v in value.items() if key != name and isinstance(v, str)]
+    return name != "completion" or not any(_unknown.alike(o, _unknown.QUESTIONS) for o in others)
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Document:
