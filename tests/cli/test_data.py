@@ -238,3 +238,11 @@ def test_only_lines_of_text_files_are_said_to_be_documents(tmp_path, capsys):
     assert "each line is a document" in capsys.readouterr().err
     assert main(["data", "inspect", str(rows)]) == 0
     assert "each line" not in capsys.readouterr().err
+
+
+def test_a_second_file_is_no_override(file, capsys):
+    for verb in ("inspect", "check"):
+        assert main(["data", verb, str(file), "other.jsonl"]) == 2
+        found = capsys.readouterr().err
+        assert "error[C220]" in found
+        assert "tunesmith data mix" in found

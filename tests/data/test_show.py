@@ -103,7 +103,7 @@ def test_tokens_and_text_that_spells_them_are_told_apart():
     assert show.marked(found, colour=False) == r"<s>say [[\</s></s>]]"
     row = {"where": "f:1", "side": "", "ids": ids, "spans": found}
     page = show_page.page("t", [], [], [row])
-    assert "<span class=spelled title='plain text that spells a control token'>&lt;/s&gt;" in page
+    assert "<span class=spelled title='plain text that spells a control token'>\\&lt;/s&gt;" in page
     assert "<span class=token title='a control token'>&lt;/s&gt;" in page
     assert "not the token" in show.notes([row])[0]
     assert "not the token" in page

@@ -102,7 +102,8 @@ def recipe_of(
     """The recipe itself, or one made for a data file, with the user's changes.
 
     Raises:
-        ConfigError: C202, --format or --columns of a recipe, which names its own.
+        ConfigError: C202, --format or --columns of a recipe, which names its own; C220, a second
+            file.
     """
     import json
 
@@ -111,6 +112,13 @@ def recipe_of(
     from tunesmith.data import rows_function
 
     path, overrides = output.split_recipe(words)
+    if path is not None and (more := [word for word in overrides if "=" not in word]):
+        raise ConfigError(
+            "C220",
+            f"one file, folder or recipe is looked at at a time, and `{more[0]}` is another",
+            where="command line",
+            fix="tunesmith data mix A B -o BOTH, or a recipe whose data.train lists them",
+        )
     kind: dict[str, Any] = {"format": format} if format else {}
     if columns:
         kind["columns"] = data_files.roles(columns)

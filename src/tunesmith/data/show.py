@@ -224,12 +224,13 @@ def marked(found: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     before, after = ("\x1b[32m", "\x1b[0m") if colour else ("[[", "]]")
     parts = []
     for trained, group in itertools.groupby(found, lambda span: bool(span["weight"])):
-        text = "".join(map(_told, group))
+        text = "".join(map(told, group))
         parts.append(f"{before}{text}{after}" if trained else text)
     return "".join(parts)
 
 
-def _told(span: Mapping[str, Any]) -> str:
+def told(span: Mapping[str, Any]) -> str:
+    """The text of a span as people read it."""
     return ("\\" if span["kind"] == "spelled" else "") + printable(span["text"])
 
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.show import notes
+from tunesmith.data.show import notes, told
 from tunesmith.data.unseen import printable
 
 TITLES = {
@@ -40,7 +40,7 @@ def page(
         side = f" · {row['side']}" if row["side"] else ""
         body.append(f"<h2>{esc(row['where'] + side)} · {len(row['ids']):,} tokens</h2><pre>")
         for span in row["spans"]:
-            text = esc(span["text"])
+            text = html.escape(told(span))
             if span["kind"] != "text":
                 text = f"<span class={span['kind']} title='{TITLES[span['kind']]}'>{text}</span>"
             body.append(f"<mark>{text}</mark>" if span["weight"] else text)

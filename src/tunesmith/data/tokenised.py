@@ -283,7 +283,8 @@ def _check_record(prefix: Path, made: corpus.Record | None, wanted: Wanted) -> N
             why=f"Its ids are of {made.vocab_size:,} tokens, and this model has {size or 0:,}: the"
             " same numbers are other words.",
             fix=f"model={made.model}, or make it again: tunesmith data tokenize TEXT -o {prefix}"
-            " --to megatron --model MODEL",
+            " --to megatron --model MODEL; if it is one tokenizer saved twice, delete"
+            f" {prefix.name}{corpus.RECORD}",
         )
 
 

@@ -79,7 +79,7 @@ def test_a_mapped_column_is_no_other_role():
         ({"question": "a", "std_answer": "b", "class": "c"}, "prompt: question, completion: std_"),
         (
             {"question": "a", "answer_zh": "b", "answer_en": "c"},
-            "prompt: question, chosen: answer_zh, rejected: answer_en} (.|\\n)*the better answer as",
+            "prompt: question, chosen: answer_zh, rejected: answer_en} .*the better answer as",
         ),
         ({"foo": "a", "bar": "b"}, r"columns: \{prompt: NAME, completion: NAME\} \(or --columns"),
         ({"promt": "a", "completion": "b"}, "`promt`: did you mean `prompt`?"),
