@@ -85,7 +85,10 @@ def to_corpus(
     end = [tokenizer.eos_id] if limits.append_eos and tokenizer.eos_id is not None else []
     counts = {"rows": 0, "tokens": 0, "left_out": 0}
     made_by = corpus.Record(
-        tokenizer.hash, tokenizer.vocab_size, tokenizer.eos_id if end else None, recipe.model.path
+        tokenizer.hash,
+        tokenizer.vocab_size,
+        tokenizer.eos_id if end else None,
+        recipe.model.path or "",
     )
     with corpus.writer(prefix, kind, tokenizer.vocab_size, made_by) as add:
         for texts in _batches(recipe.data.train):

@@ -62,8 +62,9 @@ class Watched(dict[str, Any]):
         name = self._names.get(name, name)
         self.seen.add(name)
         held = super().get(name)
-        others = held.keys() - set(keys) if isinstance(held, dict) else ()
-        self._unread |= {f"{name}.{key}" for key in others if held[key] not in EMPTY}
+        if isinstance(held, dict):
+            others = {key for key in held.keys() - set(keys) if held[key] not in EMPTY}
+            self._unread |= {f"{name}.{key}" for key in others}
 
     def unseen(self) -> list[str]:
         """Columns that hold something and were not read."""

@@ -62,7 +62,7 @@ def for_source(
     ]
     kept = {name: report[name] for name in (*NUMBERS, "reasons")}
     unused = [
-        {"what": one.what, "count": one.count, **_placed(files[one.file], one.place)}
+        {"what": one.what, "count": one.count, **_placed(files[int(one.file)], one.place)}
         for one in named(report)
     ]
     found = {"path": path, "format": format, "key": key, **kept}

@@ -181,7 +181,8 @@ def spans(
     """
     control_T = np.isin(ids_T, list(look.controls))
     changes = (np.diff(weights_T) != 0) | control_T[1:] | control_T[:-1]
-    borders = {0, *(np.flatnonzero(changes) + 1).tolist(), len(ids_T)} | {cut} - {None}
+    borders = {0, *(np.flatnonzero(changes) + 1).tolist(), len(ids_T)}
+    borders |= set() if cut is None else {cut}
     names = sorted(set(look.controls.values()), key=len, reverse=True)
     spelled = re.compile("|".join(map(re.escape, names)) or "(?!)")
     found: list[Span] = []
