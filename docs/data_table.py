@@ -17,7 +17,7 @@ from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Document, Message, Sample, ToolCall
 
-FOLDERS = ("instruct", "preference")
+FOLDERS = ("instruct", "preference", "text")
 PASSED_OVER = {"README.md", "LICENSE"}
 
 
@@ -63,7 +63,8 @@ def row(path: Path) -> tuple[str, ...]:
                 problems.append(error)
     except DataError as error:
         line = error.where.removeprefix(str(path)).strip(":")
-        return f"refused, {error.code} at line {line}: {error.what}", "", "", "", ""
+        place = f" at line {line}" if line else ""
+        return f"refused, {error.code}{place}: {error.what}", "", "", "", ""
     codes = ", ".join(sorted({error.code for error in problems}))
     bad = f"{len(problems):,} ({codes})" if problems else "0"
     part = f"{trained / said:.0%}" if said else ""

@@ -126,6 +126,8 @@ class Encoded(NamedTuple):
     examples: tuple[Example, ...] = ()
     truncated: int = 0
     """Tokens that the length policy cut away."""
+    cut_answer: bool = False
+    """Whether trained tokens are among them: the end of an answer, or a whole one."""
     problem: str = ""
     """Empty, or why this row can't be trained (shown to the user with file and line)."""
     policy: Literal["row", "skip", "error"] = "row"

@@ -121,3 +121,128 @@ def test_format_and_columns_of_a_file_are_said_on_the_command_line(tmp_path, cap
     recipe.write_text(f"model: builtin:tiny\ndata: {{train: {path}}}\n")
     assert main(["data", "check", str(recipe), *mapped]) == 2
     assert "error[C202]" in capsys.readouterr().err
+
+
+def minified(tmp_path, bad=8):
+    """An array on one line with good rows and bad ones."""
+    rows = [{"instruction": f"{i}?", "output": f"{i}." if i % 2 else ""} for i in range(2 * bad)]
+    path = tmp_path / "min.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_rows_of_an_array_on_one_line_are_numbered_and_all_are_listed_when_asked(tmp_path, capsys):
+    path = minified(tmp_path)
+    assert main(["data", "inspect", str(path), "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "left out  min.json:1 (row 1)  `output` is empty" in out
+    assert "left out  … 3 more (--all lists them)" in out
+    assert "min.json:1 (row 2)  " in out  # the row that is shown
+    assert main(["data", "inspect", str(path), "--all"]) == 0
+    assert "left out  min.json:1 (row 15)" in capsys.readouterr().out
+    assert main(["data", "check", str(path), "--all"]) == 6
+    out = capsys.readouterr().out
+    assert "left out  min.json:1 (row 15)" in out
+    assert main(["data", "check", str(path), "--json"]) == 6
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [(one["line"], one["row"]) for one in problems] == [(1, n) for n in range(1, 17, 2)]
+    # Evaluation rows can be drawn: rows that share a line are not one row.
+    assert main(["data", "inspect", str(path), "data.eval={count: 2}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["items"] == 6
+
+
+def test_a_function_of_rows_is_looked_at_and_a_recipe_in_python_still_is(tmp_path, capsys):
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "def rows():\n    yield {'q': 'Why?', 'a': 'So.'}\n"
+        "def listed():\n    return [{'frage': 'Why?', 'da': 'So.'}]\n"
+        "def recipe():\n    import tunesmith\n    from tunesmith import recipe\n"
+        "    return recipe.from_dict({'model': 'builtin:tiny', 'stage': 'sft',"
+        f" 'data': {{'train': {str(tmp_path / 'a.jsonl')!r}}}}})\n"
+        "def broken():\n    raise ValueError('no')\n"
+    )
+    (tmp_path / "a.jsonl").write_text(json.dumps({"q": "And?", "a": "Then."}) + "\n")
+    assert main(["data", "inspect", f"{code}:rows"]) == 0
+    found = capsys.readouterr()
+    assert "[[So." in found.out
+    assert found.err.count("running your code") == 1
+    assert main(["data", "check", f"{code}:rows"]) == 0
+    assert main(["data", "tokenize", f"{code}:rows", "-o", str(tmp_path / "tokens")]) == 0
+    words = ["--columns", "prompt=frage,completion=da"]
+    assert main(["data", "inspect", f"{code}:listed", *words]) == 0
+    assert main(["data", "tokenize", f"{code}:listed", "-o", str(tmp_path / "t2"), *words]) == 0
+    assert "[[So." in capsys.readouterr().out
+    assert main(["data", "inspect", f"{code}:recipe"]) == 0
+    assert "Then." in capsys.readouterr().out
+    assert main(["data", "inspect", f"{code}:broken"]) == 2
+    assert "error[C113]" in capsys.readouterr().err
+
+
+def test_what_is_cut_is_shown_and_major_unless_it_is_asked_for(tmp_path, capsys):
+    path = tmp_path / "long.jsonl"
+    row = {"instruction": "Tell it all.", "output": "The miller ground his rye. " * 40}
+    path.write_text(json.dumps(row) + "\n")
+    short = "data.max_length=64"
+    assert main(["data", "check", str(path), short]) == 6
+    out = capsys.readouterr().out
+    assert "MAJOR" in out
+    assert "1 of 1 rows (100%) lost trained tokens: raise data.max_length" in out
+    assert main(["data", "check", str(path), short, "data.on_overlength=truncate"]) == 0
+    assert "MINOR" in capsys.readouterr().out
+    assert main(["data", "inspect", str(path), short]) == 0
+    out = capsys.readouterr().out
+    assert "  64 of " in out
+    assert "…" in out.split("checks")[1]
+    assert "… stands where tokens were cut" in out
+
+
+def test_a_length_is_no_longer_than_the_context_of_the_model(tmp_path, capsys, small_context):
+    path = tmp_path / "long.jsonl"
+    row = {"instruction": "Tell it all.", "output": "The miller ground his rye. " * 400}
+    path.write_text(json.dumps(row) + "\n")
+    assert main(["data", "inspect", str(path), "--model", str(small_context), "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["summary"]["lengths"]["max"] == 48
+    assert "data.max_length 1024 → 48, the model's context" in found.err
+
+
+@pytest.fixture
+def small_context(tmp_path):
+    """The embedded model's folder with a context of 48 tokens."""
+    import shutil
+    from importlib.resources import files
+
+    folder = tmp_path / "model"
+    shutil.copytree(str(files("tunesmith") / "assets" / "tiny"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 48}))
+    return folder
+
+
+def test_names_that_are_nearly_right_are_suggested(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"promt": "a?", "completion": "b."}) + "\n")
+    assert main(["data", "inspect", str(path)]) == 3
+    assert "`promt`: did you mean `prompt`?" in capsys.readouterr().err
+    path.write_text(json.dumps({"question": "a?", "std_answer": "b."}) + "\n")
+    assert main(["data", "inspect", str(path)]) == 3
+    said = "--columns prompt=question,completion=std_answer"
+    assert said in capsys.readouterr().err
+
+
+def test_only_lines_of_text_files_are_said_to_be_documents(tmp_path, capsys):
+    text, rows = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    text.write_text("Once.\n")
+    rows.write_text(json.dumps({"text": "Once."}) + "\n")
+    assert main(["data", "inspect", str(text)]) == 0
+    assert "each line is a document" in capsys.readouterr().err
+    assert main(["data", "inspect", str(rows)]) == 0
+    assert "each line" not in capsys.readouterr().err
+
+
+def test_a_second_file_is_no_override(file, capsys):
+    for verb in ("inspect", "check"):
+        assert main(["data", verb, str(file), "other.jsonl"]) == 2
+        found = capsys.readouterr().err
+        assert "error[C220]" in found
+        assert "tunesmith data mix" in found

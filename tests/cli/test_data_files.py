@@ -167,7 +167,9 @@ def test_split_mix_and_dedup(chats, tmp_path, capsys):
     assert found["written"] == 18
     code, found = answer(capsys, "dedup", twice, "-o", str(tmp_path / "d.jsonl"))
     assert (code, found["written"], found["equal"]) == (0, 12, 6)
-    assert main(["data", "mix", *files, "-o", twice, "--interleave-probs", "3,1", "--yes"]) == 0
+    assert (
+        main(["data", "mix", *files, "-o", twice, "--interleave-probs", "0.75,0.25", "--yes"]) == 0
+    )
     captured = capsys.readouterr()
     assert "interleave_under, since probabilities were given" in captured.err
     assert "of 9 rows" in captured.out

@@ -144,3 +144,39 @@ def test_a_mixture_is_trained(tmp_path, capsys):
     assert len(losses(run)) == 2
     assert train(tmp_path, "wrong", sources, "data.interleave_probs=[0.8, 0.2]")[0] == 3
     assert "error[D210]" in capsys.readouterr().err
+
+
+def test_a_corpus_of_another_tokenizer_is_refused_and_one_without_record_is_said(
+    book, tmp_path, capsys, trained_tokenizer
+):
+    prefix = tmp_path / "c" / "book"
+    assert main(["data", "tokenize", book, "-o", str(prefix), "--to", "megatron"]) == 0
+    record = prefix.with_name("book_tokenizer.json")
+    assert json.loads(record.read_text())["tokenizer"] == tokenizer().hash
+    assert main(["data", "check", str(prefix)]) == 0
+    assert "nothing beside it says" not in capsys.readouterr().err
+    other = ["data", "inspect", str(prefix), "--model", str(trained_tokenizer)]
+    assert main(other) == 3
+    found = capsys.readouterr().err
+    assert "error[D310]" in found
+    assert "made with the tokenizer of builtin:tiny" in found
+    record.unlink()
+    assert main(["data", "check", str(prefix)]) == 0
+    assert "nothing beside it says which tokenizer made it" in capsys.readouterr().err
+    record.write_text("[]")
+    assert main(["data", "check", str(prefix)]) == 3
+    assert "error[D212]" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trained_tokenizer(tmp_path):
+    """The embedded tokenizer under another fingerprint: one more special token."""
+    import shutil
+    from importlib.resources import files
+
+    folder = tmp_path / "other"
+    shutil.copytree(str(files("tunesmith") / "assets" / "tiny"), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<|another|>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder

@@ -20,7 +20,7 @@ def findings(tmp_path, rows, **data):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"model": "builtin:tiny", "stage": "sft"}
     settings["data"] = {"train": str(path), "num_proc": 1, **data}
-    found = inspection.check(recipe.from_dict(settings))
+    found = inspection.check(recipe.from_dict(settings))["findings"]
     return [(one["level"], one["text"], one["where"]) for one in found if one["check"] == "borders"]
 
 
@@ -68,7 +68,7 @@ def test_rows_that_are_left_out_and_sides_of_pairs(tmp_path, joined):
     made = recipe.from_dict(
         {"model": "builtin:tiny", "stage": "dpo", "data": {"train": str(path), "template": joined}}
     )
-    (found,) = [one for one in inspection.check(made) if one["check"] == "borders"]
+    (found,) = [one for one in inspection.check(made)["findings"] if one["check"] == "borders"]
     assert "1 of 2 rows" in found["text"]
 
 
@@ -76,7 +76,7 @@ def test_documents_have_no_borders(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("Once upon a time.\n")
     settings = {"model": "builtin:tiny", "stage": "pretrain", "data": {"train": str(path)}}
-    found = inspection.check(recipe.from_dict(settings))
+    found = inspection.check(recipe.from_dict(settings))["findings"]
     assert "borders" not in {one["check"] for one in found}
 
 
@@ -87,7 +87,7 @@ def test_answers_that_hold_a_stop_string(tmp_path):
     settings = {"model": "builtin:tiny", "stage": "sft"}
     for template, expected in (("default", 1), ("vicuna", 0), ("auto", 0)):
         settings["data"] = {"train": str(path), "template": template}
-        found = inspection.check(recipe.from_dict(settings))
+        found = inspection.check(recipe.from_dict(settings))["findings"]
         cut = [one for one in found if one["check"] == "stop strings"]
         assert len(cut) == expected
         assert all("1 of 2 rows" in one["text"] for one in cut)

@@ -94,7 +94,7 @@ def test_a_set_of_the_hub_is_read_and_pinned_but_not_copied(streamed, tmp_path, 
     assert report["rows"] == 16
     found = inspection.inspect(recipe.from_dict(streamed))
     assert found["summary"]["rows"] == 16
-    assert inspection.check(recipe.from_dict(streamed))
+    assert inspection.check(recipe.from_dict(streamed))["findings"]
 
 
 def test_only_sets_are_streamed_single_files_are_fetched(streamed, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith import registry
-from tunesmith.data import catalogue, encode
+from tunesmith.data import catalogue, encode, read
 from tunesmith.data.formats import base
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipe.sections import DataConfig, Source
@@ -164,6 +164,9 @@ def test_a_file_that_is_another_is_said(folder):
     ("entry", "code", "words"),
     [
         ({"script_url": "belle"}, "D133", "script `belle`(.|\n)*rows.py:function"),
+        ({"script_url": "https://h/rows.py:f"}, "D133", "code of data sets never|no file"),
+        ({"script_url": "gone.py:rows"}, "D133", "there is no file (.|\n)*gone.py"),
+        ({"file_nam": "a.json"}, "D133", "`file_nam`: did you mean `file_name`"),
         ({"ms_hub_url": "org/x"}, "D133", "ModelScope"),
         ({"cloud_file_name": "s3://x"}, "D133", "cloud"),
         ({}, "D133", "no hub set and no file"),
@@ -178,6 +181,46 @@ def test_a_file_that_is_another_is_said(folder):
 def test_entries_that_are_refused(folder, entry, code, words):
     with pytest.raises(DataError, match=rf"{code}(.|\n)*{words}"):
         named(folder, entry)
+
+
+def test_a_script_that_is_a_function_of_the_user_is_run_and_said(folder, tmp_path):
+    (folder / "rows.py").write_text("def mine():\n    yield {'q': 'hi', 'a': 'yo'}\n")
+    columns = {"prompt": "q", "response": "a"}
+    found, said = named(folder, {"script_url": "rows.py:mine", "columns": columns})
+    assert found.path == f"{folder.resolve()}/rows.py:mine"
+    assert ("data", "mine: its rows are made by your function rows.py:mine") in said
+    here = catalogue.local(
+        found, DataConfig(), tmp_path / "home", lambda *words: said.append(words)
+    )
+    (row,) = read.rows(here.path)
+    assert row.value == {"q": "hi", "a": "yo"}
+    assert here.format == "alpaca"
+    assert any("running your code" in text for _, text in said)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "why"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, {"q": "?", "a": "x", "b": "y"}, "name"),
+        ({"prompt": "q", "response": "a"}, {"q": "?", "a": ["x", "y"]}, "`a` holds lists"),
+    ],
+)
+def test_pairs_are_seen_where_an_entry_forgets_to_say_ranking(folder, columns, row, why):
+    (folder / "a.json").write_text(json.dumps([row]))
+    entry = {"file_name": "a.json", "columns": columns}
+    found, said = named(folder, entry)
+    assert (found, found.format) == (named(folder, {**entry, "ranking": True})[0], "preference")
+    assert any("read as pairs" in text and why in text for _, text in said)
+    # What an entry says itself is believed.
+    assert named(folder, {**entry, "ranking": False})[0].format != "preference"
+
+
+def test_columns_that_mean_nothing_are_said_with_the_nearest(folder):
+    columns = {"promt": "q", "response": "a"}
+    _, said = named(folder, {"file_name": "a.json", "columns": columns, "formating": "alpaca"})
+    texts = " ".join(text for _, text in said)
+    assert "`promt` in columns means nothing, and is not used  did you mean `prompt`?" in texts
+    assert "formating did you mean `formatting`?" in texts
 
 
 def test_names_are_found_beside_the_file_they_would_be(folder):

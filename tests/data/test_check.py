@@ -120,6 +120,19 @@ def test_truncation(tmp_path, cut, level):
     assert found(data_of(tmp_path, GOOD, truncated=cut), "truncation").level == level
 
 
+def test_cut_answers_weigh_by_rows_and_not_where_cutting_is_chosen(tmp_path):
+    few = found(data_of(tmp_path, GOOD, truncated=1), "truncation")
+    assert few.level == "MINOR"
+    cut = data_of(tmp_path, GOOD, truncated=1, cut_answers=2)  # of 9 rows
+    one = found(cut, "truncation")
+    assert one.level == "MAJOR"
+    assert "2 of 9 rows (22%) lost trained tokens: raise data.max_length" in one.text
+    chosen = replace(MARKERS, cutting=True, max_length=64)
+    (one,) = [f for f in check.check(cut, chosen) if f.check == "truncation"]
+    assert one.level == "MINOR"
+    assert one.text.endswith("cut to max_length 64; 2 of 9 rows (22%) lost trained tokens")
+
+
 def test_text_cut_as_the_recipe_says_is_no_reason_to_stop(tmp_path):
     data = data_of(tmp_path, GOOD, truncated=20)
     by_name = {one.check: one.level for one in check.check(data, MARKERS, skipping=True)}

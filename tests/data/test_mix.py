@@ -100,12 +100,18 @@ def test_unshuffled_epochs_go_on_where_the_last_one_stopped():
         (UNDER, (0.5,), "1 probabilities for 2"),
         (UNDER, (0.5, 0.0), "above 0"),
         (UNDER, (0.5, float("nan")), "above 0"),
+        (UNDER, (0.7, 0.7), "sum to 1.4, not to 1"),
+        (UNDER, (3, 1), "the same shares as 0.75, 0.25"),
     ],
 )
 def test_probabilities_that_do_not_fit(strategy, probs, what):
     with pytest.raises(DataError, match="D210") as caught:
         mix.check(2, strategy, probs)
     assert what in str(caught.value)
+
+
+def test_probabilities_may_be_rounded():
+    mix.check(3, UNDER, (0.333, 0.333, 0.333))
 
 
 def test_a_source_without_rows():

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tunesmith.data import read
+from tunesmith.data import json_rows, read
 from tunesmith.errors import DataError, MissingExtra
 
 GOOD = b'{"text": "one"}\n{"text": "two"}\n'
@@ -232,7 +232,7 @@ def test_parquet(tmp_path):
 
 READ_ALL = r"""
 import re, sys
-from tunesmith.data import read
+from tunesmith.data import json_rows, read
 from tunesmith.errors import DataError
 try:
     for _ in read.rows(sys.argv[1]): pass
@@ -304,3 +304,25 @@ def test_a_hub_set_without_its_prefix_is_told_the_prefix():
     with pytest.raises(DataError) as caught:
         read.locate("folder/chats.jsonl")
     assert "hf:" not in str(caught.value)
+
+
+def test_rows_that_share_a_line_are_numbered(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"a": 1}, 5, {"a": 2}]')
+    bad: list[DataError] = []
+    found = list(read.rows(path, on_bad=bad.append))
+    assert [row.where for row in found] == [f"{path}:1 (row 1)", f"{path}:1 (row 3)"]
+    assert bad[0].where == f"{path}:1 (row 2)"
+    assert [json_rows.line_and_row(row.place) for row in found] == [(1, 1), (1, 3)]
+    path.write_text('[\n{"a": 1},\n{"a": 2}, {"a": 3},\n{"a": 4}\n]')
+    places = [row.where.removeprefix(f"{path}:") for row in read.rows(path)]
+    assert places == ["2", "3", "3 (row 3)", "4"]
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [("f:3", (3, 0)), ("f:3:14", (3, 0)), ("f:3 (row 9)", (3, 9)), ("f:3:1 (row 9)", (3, 9))],
+)
+def test_a_place_is_found_in_what_is_said_of_it(said, place):
+    assert json_rows.line_and_row(json_rows.place_of(said, "f")) == place
+    assert json_rows.place_of("f", "f") == 0

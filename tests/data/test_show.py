@@ -6,15 +6,20 @@ import itertools
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given, strategies as st
 
 from tests.data.toy import Encoder
-from tunesmith.data import encode, show
+from tunesmith.data import encode, show, show_page, store, unseen
 from tunesmith.recipe.sections import DataConfig, Source
+from tunesmith.types import Encoded, Example
 
 
 def decode(ids):
     return bytes(i for i in ids if i > 2).decode(errors="replace")
+
+
+LOOK = show.Look(decode, {})
 
 
 def data_of(tmp_path, rows):
@@ -34,7 +39,7 @@ ROWS = [
 
 def test_rows_and_summary(tmp_path):
     source, data = data_of(tmp_path, ROWS)
-    shown = show.rows(data, [0], decode)
+    shown = show.rows(data, [0], LOOK)
     assert shown[0]["ids"] == data[0][0].ids_T.tolist()
     assert shown[0]["weights"] == data[0][0].weights_T.tolist()
     assert shown[0]["text"] == "say éé!"
@@ -67,10 +72,10 @@ def test_roles(tmp_path):
 
 def test_data_does_not_steer_terminal_or_browser(tmp_path):
     _, data = data_of(tmp_path, ROWS)
-    shown = show.rows(data, [1], decode)
+    shown = show.rows(data, [1], LOOK)
     assert show.marked(shown[0]["spans"], colour=False) == "<b>&[[\\x1b[31m</mark>]]"
     finding = {"level": "MAJOR", "check": "<i>", "text": "a & b"}
-    page = show.page("<t>", ["<pre>"], [finding], shown)
+    page = show_page.page("<t>", ["<pre>"], [finding], shown)
     assert "&lt;b&gt;&amp;<mark>\\x1b[31m&lt;/mark&gt;</mark>" in page
     assert "<i>" not in page
     assert "<t>" not in page
@@ -81,9 +86,58 @@ def test_data_does_not_steer_terminal_or_browser(tmp_path):
 def test_spans_cover_all_tokens_once(tokens):
     ids = np.array([i for i, _ in tokens], np.int32)
     weights = np.array([w for _, w in tokens], np.float32)
-    found = show.spans(ids, weights, lambda part: ",".join(map(str, part)))
-    assert ",".join(span.text for span in found) == ",".join(map(str, ids.tolist()))
+    look = show.Look(lambda part: "".join(f"{id}," for id in part), {})
+    found = show.spans(ids, weights, look)
+    assert "".join(span.text for span in found) == "".join(f"{id}," for id in ids.tolist())
     assert all(a.weight != b.weight for a, b in itertools.pairwise(found))
+
+
+def test_tokens_and_text_that_spells_them_are_told_apart():
+    look = show.Look(decode, {1: "<s>", 2: "</s>"})
+    ids = np.array([1, *b"say </s>", 2], np.int32)
+    weights = np.array([0] * 5 + [1] * 5, np.float32)
+    found = [span._asdict() for span in show.spans(ids, weights, look)]
+    assert [(one["text"], one["kind"]) for one in found] == [
+        ("<s>", "token"), ("say ", "text"), ("</s>", "spelled"), ("</s>", "token"),
+    ]  # fmt: skip
+    assert show.marked(found, colour=False) == r"<s>say [[\</s></s>]]"
+    row = {"where": "f:1", "side": "", "ids": ids, "spans": found}
+    page = show_page.page("t", [], [], [row])
+    assert "<span class=spelled title='plain text that spells a control token'>\\&lt;/s&gt;" in page
+    assert "<span class=token title='a control token'>&lt;/s&gt;" in page
+    assert "not the token" in show.notes([row])[0]
+    assert "not the token" in page
+
+
+def test_what_was_cut_is_marked(tmp_path):
+    whole = Example(np.array([*b"abcdefgh"], np.int32), np.ones(8, np.float32))
+    cut = Example(np.array([*b"abcgh"], np.int32), np.ones(5, np.float32))
+    store.write_shard(tmp_path / "s", [store.Item((cut,), 0, 1), store.Item((whole,), 0, 2)])
+    data = store.open_dataset([tmp_path / "s"], ["f"], {"truncated": 3})
+    look = show.Look(decode, {}, cut=lambda item: [Encoded((whole,))])
+    one, other = show.rows(data, [0, 1], look)
+    assert show.marked(one["spans"], colour=False) == "[[abc]]…[[gh]]"
+    assert (one["tokens_before_cut"], other["tokens_before_cut"]) == (8, 8)
+    assert show.marked(other["spans"], colour=False) == "[[abcdefgh]]"
+    # Blocks of one document go on in each other.
+    store.write_shard(tmp_path / "b", [store.Item((cut,), 0, 1) for _ in range(2)])
+    data = store.open_dataset([tmp_path / "b"], ["f"], {"truncated": 0})
+    texts = [show.marked(row["spans"], colour=False) for row in show.rows(data, [0, 1], LOOK)]
+    assert texts == ["[[abcgh]]…", "…[[abcgh]]"]
+    assert "goes on in another example" in show.notes(show.rows(data, [0], LOOK))[0]
+
+
+@pytest.mark.parametrize("c", ["\u202e", "\u2066", "\u200b", "\x9b", "\x1b", "\ufeff", "\u2028"])
+def test_characters_that_steer_or_hide_are_escaped(c):
+    assert unseen.printable(f"a{c}b") == f"a{ascii(c)[1:-1]}b"
+    text = json.dumps({"a": f"x{c}\n"}, ensure_ascii=False, indent=1)
+    assert c not in unseen.json_text(text)
+    assert json.loads(unseen.json_text(text)) == {"a": f"x{c}\n"}
+
+
+def test_what_people_read_is_left_alone():
+    text = "naïve 四\u3000👩\u200d💻 a\tb\n"
+    assert unseen.printable(text) == text
 
 
 @given(st.lists(st.integers(1, 5000), max_size=50))

@@ -13,7 +13,7 @@ from tunesmith.types import Example
 ROW = st.tuples(
     st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5), min_size=1, max_size=3),
     st.integers(0, 5),
-    st.integers(1, 2**40),
+    st.integers(1, 2**32 - 1),
 )
 
 

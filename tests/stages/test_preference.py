@@ -60,6 +60,10 @@ def test_truncation_keeps_one_prompt_and_both_ends(tiny_model):
     stage = stage_of("dpo", tiny_model, max_length=64)
     [encoded] = stage.encode([pair("Why?", "a" * 80, "b" * 90)])
     assert encoded.truncated > 0
+    assert encoded.cut_answer
+    [question] = stage.encode([pair("why " * 40, "a", "b")])  # the answers stay whole
+    assert question.truncated > 0
+    assert not question.cut_answer
     end = stage.template.stop_ids[0]
     for example in encoded.examples:
         assert len(example.ids_T) <= 64

@@ -92,6 +92,7 @@ def test_truncation_drops_the_oldest_rounds_and_keeps_the_end(template):
     assert "old answer" not in text
     assert trained_text(template, example) == "new answer<|im_end|>"
     assert encoded.truncated > 0
+    assert encoded.cut_answer  # the old answer would have been trained
 
 
 def test_truncation_of_one_round_keeps_markup_question_ends_and_the_end_marker(template):

@@ -31,6 +31,9 @@ app.command("tokenize")(data_tokens.tokenize)
 
 DATA = typer.Argument(help="File, folder or recipe; key=value changes.")
 MODEL = typer.Option(help="Whose tokenizer and template.")
+EVERY = typer.Option("--all", "-a", help="List every row that is left out, not only the first.")
+SHOWN = 5
+"""Rows that are left out and listed without being asked for."""
 
 
 @app.callback()
@@ -45,19 +48,20 @@ def inspect(
     model: Annotated[str, MODEL] = "builtin:tiny",
     format: Annotated[str | None, data_files.FORMAT] = None,
     columns: Annotated[str | None, data_files.COLUMNS] = None,
+    every: Annotated[bool, EVERY] = False,
     html: Annotated[Path | None, typer.Option(help="Write one HTML file.", dir_okay=False)] = None,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Format, counts, lengths, findings, and rows with their trained tokens marked."""
     from tunesmith.compose import inspection
-    from tunesmith.data import show
+    from tunesmith.data import show, show_page
 
     found = inspection.inspect(recipe_of(data, model, format, columns), say)
     train = found["train"]
-    shown = show.rows(train, range(min(rows, len(train))), found["decode"], found["sides"])
-    lines = describe(found["summary"])
+    shown = show.rows(train, range(min(rows, len(train))), found["look"])
+    lines = describe(found["summary"], None if every else SHOWN)
     if html is not None:
-        page = show.page(f"Data of {data[0]}", lines, found["findings"], shown)
+        page = show_page.page(f"Data of {data[0]}", lines, found["findings"], shown)
         html.write_text(page, encoding="utf-8")
         output.log(f"wrote {html}")
     value = {**found["summary"], "findings": found["findings"], "rows_shown": len(shown)}
@@ -71,6 +75,7 @@ def check(
     model: Annotated[str, MODEL] = "builtin:tiny",
     format: Annotated[str | None, data_files.FORMAT] = None,
     columns: Annotated[str | None, data_files.COLUMNS] = None,
+    every: Annotated[bool, EVERY] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended, into -o.")] = False,
     out: Annotated[Path | None, data_files.OUT_IF_ANY] = None,
     yes: Annotated[bool, data_files.YES] = False,
@@ -83,9 +88,11 @@ def check(
     if fix or out is not None:
         repaired = data_files.repair(data[0], out, fix=fix, replace=yes, json=json)
         data = [str(out), *data[1:]]
-    found = inspection.check(recipe_of(data, model, format, columns), say)
-    value = {"findings": found, "worst": inspection.worst(found), "repair": repaired}
-    output.result(value, json=json, text="\n".join(_findings(found)))
+    made = inspection.check(recipe_of(data, model, format, columns), say)
+    found = made["findings"]
+    value = {**made, "worst": inspection.worst(found), "repair": repaired}
+    listed = left_out(made["problems"], None) if every else []
+    output.result(value, json=json, text="\n".join([*_findings(found), *listed]))
     inspection.stop_if_major(found, data[0])
 
 
@@ -95,18 +102,32 @@ def recipe_of(
     """The recipe itself, or one made for a data file, with the user's changes.
 
     Raises:
-        ConfigError: C202, --format or --columns of a recipe, which names its own.
+        ConfigError: C202, --format or --columns of a recipe, which names its own; C220, a second
+            file.
     """
     import json
 
     from tunesmith import recipe as recipes
     from tunesmith.compose import inspection
+    from tunesmith.data import rows_function
 
     path, overrides = output.split_recipe(words)
+    if path is not None and (more := [word for word in overrides if "=" not in word]):
+        raise ConfigError(
+            "C220",
+            f"one file, folder or recipe is looked at at a time, and `{more[0]}` is another",
+            where="command line",
+            fix="tunesmith data mix A B -o BOTH, or a recipe whose data.train lists them",
+        )
     kind: dict[str, Any] = {"format": format} if format else {}
     if columns:
         kind["columns"] = data_files.roles(columns)
-    if path is None or path.endswith(inspection.RECIPES) or ".py:" in path:
+    if path is not None and rows_function.is_one(path):
+        made = None if kind else _python_recipe(path, overrides)
+        if made is not None:
+            return made
+        path = data_files.source_of(path).path  # run once, here, and told
+    if path is None or path.endswith(inspection.RECIPES):
         if kind:
             what = "--format and --columns are for a data file; a recipe says them itself"
             fix = "write format: and columns: beside path: in data.train"
@@ -119,12 +140,24 @@ def recipe_of(
     return recipes.load(None, [*base, *overrides])
 
 
+def _python_recipe(path: str, overrides: list[str]) -> Any:
+    """The recipe that a Python function returns; None if it returns something else: rows."""
+    from tunesmith import recipe as recipes
+
+    try:
+        return recipes.load(path, overrides)
+    except ConfigError as error:
+        if error.code != "C113" or not error.what.endswith("not a Recipe"):
+            raise
+        return None
+
+
 def say(topic: str, text: str) -> None:
     output.log(f"{topic:<8}{text}")
 
 
-def describe(summary: dict[str, Any]) -> list[str]:
-    """The summary as lines for a terminal."""
+def describe(summary: dict[str, Any], most: int | None = SHOWN) -> list[str]:
+    """The summary as lines for a terminal, with at most so many of the rows left out."""
     from tunesmith.data import show
 
     lengths = summary["lengths"]
@@ -142,11 +175,17 @@ def describe(summary: dict[str, Any]) -> list[str]:
         f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"
         f" · 99% {lengths['p99']:,} · max {lengths['max']:,}",
         *show.bars(summary["histogram"]),
-        *(
-            f"left out  {Path(p['file']).name}:{p['line']}  {p['reason']}"
-            for p in summary["problems"][:5]
-        ),
+        *left_out(summary["problems"], most),
     ]
+
+
+def left_out(problems: list[dict[str, Any]], most: int | None) -> list[str]:
+    """Rows that are left out as lines; None: all that a report lists."""
+    from tunesmith.data.report import place
+
+    lines = [f"left out  {Path(place(p)).name}  {p['reason']}" for p in problems[:most]]
+    rest = len(problems) - len(lines)
+    return [*lines, f"left out  … {rest:,} more (--all lists them)"] if rest else lines
 
 
 def _findings(findings: list[dict[str, Any]]) -> list[str]:
@@ -169,6 +208,11 @@ def _rows(shown: list[dict[str, Any]]) -> list[str]:
     for row in shown:
         trained = sum(weight > 0 for weight in row["weights"])
         side = f"  {row['side']}" if row["side"] else ""
-        lines.append(f"\n{row['where']}{side}  {len(row['ids']):,} tokens, {trained:,} trained")
+        whole = row["tokens_before_cut"]
+        of = f" of {whole:,}" if whole > len(row["ids"]) else ""
+        head = f"\n{row['where']}{side}  {len(row['ids']):,}{of} tokens, {trained:,} trained"
+        lines.append(show.printable(head))
         lines.append(show.marked(row["spans"], colour=output.colour()))
+    if said := show.notes(shown):
+        lines += ["", *said]
     return lines

@@ -40,7 +40,7 @@ def convert(
     """Write rows as another kind of file (by -o) or in another format (by --to)."""
     from tunesmith.data import rewrite
 
-    source = _source(file, format, columns)
+    source = source_of(file, format, columns)
     _ready(out, [source], yes)
     found = rewrite.to_format(source, out, _target(to), rewrite.LeftOut(skip_bad))
     text = f"{found['rows']:,} rows of {found['format']} → {found['written']:,} of {found['to']}"
@@ -59,7 +59,7 @@ def split(
     from tunesmith.data import rewrite
     from tunesmith.recipe.sections import Holdout
 
-    source = _source(file)
+    source = source_of(file)
     path = source.path
     suffix = "".join(Path(path).suffixes[-2 if path.endswith(".gz") else -1 :]) or ".jsonl"
     train, evaluation = out / f"train{suffix}", out / f"eval{suffix}"
@@ -97,7 +97,7 @@ def mix(
     """Mix rows of several files into one."""
     from tunesmith.data import rewrite
 
-    sources = [_source(file, max_samples=max_samples) for file in files]
+    sources = [source_of(file, max_samples=max_samples) for file in files]
     _ready(out, sources, yes)
     chances = _numbers(interleave_probs) if interleave_probs is not None else None
     if chances is not None and mix_strategy == "concat":
@@ -130,7 +130,7 @@ def dedup(
     """Leave out rows that equal an earlier one, or nearly do (MinHash)."""
     from tunesmith.data import rewrite
 
-    source = _source(file, format)
+    source = source_of(file, format)
     _ready(out, [source], yes)
     left_out = rewrite.LeftOut(skip_bad)
     found = rewrite.without_duplicates(source, out, near=near, on=on, left_out=left_out)
@@ -157,7 +157,7 @@ def repair(file: str, out: Path | None, *, fix: bool, replace: bool, json: bool)
         what = "--fix needs -o FILE" if fix else "-o FILE is for --fix"
         fix_text = "tunesmith data check FILE --fix -o MENDED.jsonl"
         raise ConfigError("C202", what, where="command line", fix=fix_text)
-    source = _source(file)
+    source = source_of(file)
     _ready(out, [source], replace)
     found = repairs.repair(source, out)
     lines = [f"mended  {found['written']:,} of {found['rows']:,} rows in {out}"]
@@ -186,7 +186,7 @@ def roles(columns: str) -> dict[str, str]:
     return {role: name for role, _, name in pairs}
 
 
-def _source(
+def source_of(
     file: str,
     format: str | None = None,
     columns: str | None = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tunesmith.cli import output
+from tunesmith.cli import data_files, output
 
 FILE = typer.Argument(help="File, folder or recipe; key=value changes.")
 
@@ -20,6 +20,8 @@ def tokenize(
         Literal["store", "megatron", "bin"],
         typer.Option(help="Folder for data.train; PREFIX_ids.npy + _idx.npz; PREFIX.bin + .idx."),
     ] = "store",
+    format: Annotated[str | None, data_files.FORMAT] = None,
+    columns: Annotated[str | None, data_files.COLUMNS] = None,
     min_chars: Annotated[
         int, typer.Option(min=0, help="Corpora only: leave out shorter documents.")
     ] = 10,
@@ -33,7 +35,7 @@ def tokenize(
     from tunesmith.cli.data import recipe_of, say
     from tunesmith.compose import tokenizing
 
-    recipe = recipe_of(file, model)
+    recipe = recipe_of(file, model, format, columns)
     if to == "store":
         found = tokenizing.to_store(recipe, out, replace=yes, progress=say)
     else:

@@ -108,7 +108,9 @@ def result(value: Any, *, json: bool = False, text: str | None = None) -> None:
         text: What people read instead; default: the value's own form.
     """
     if json:
-        print(jsonlib.dumps(value, ensure_ascii=False, indent=2, default=str))
+        from tunesmith.data.unseen import json_text
+
+        print(json_text(jsonlib.dumps(value, ensure_ascii=False, indent=2, default=str)))
     elif text is not None:
         print(text)
     elif isinstance(value, Mapping):

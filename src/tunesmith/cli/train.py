@@ -60,7 +60,9 @@ def command(
 
 def checked(found: dict[str, Any]) -> str:
     """What a dry run found, as lines; of the rows left out the first three."""
-    rows = [f"{row['file']}:{row['line']}  {row['reason']}" for row in found["left_out"]]
+    from tunesmith.data.report import place
+
+    rows = [f"{place(row)}  {row['reason']}" for row in found["left_out"]]
     more = [f"… and {len(rows) - 3:,} more (--json lists them)"] if len(rows) > 3 else []
     lines = [f"{name:<13} {output.shown(v)}" for name, v in found.items() if name != "left_out"]
     return "\n".join([*lines, *(f"left out      {row}" for row in [*rows[:3], *more])])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.compose import streaming
+from tunesmith.compose import model, streaming
 from tunesmith.data import blend, catalogue, check, encode, hub, loader, read, split, stream_head
 from tunesmith.errors import ConfigError, GateFailed
+from tunesmith.recipe import origins
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
@@ -104,7 +105,7 @@ def _unblended(recipe: Recipe, say: Any) -> Recipe:
     made = dataclasses.replace(
         data, train=sources, mix_strategy=strategy, interleave_probs=tuple(probs)
     )
-    return _changed(recipe, made)
+    return changed(recipe, made)
 
 
 def local(recipe: Recipe, say: Any = None) -> Recipe:
@@ -139,10 +140,10 @@ def _with_sources(recipe: Recipe, change: Callable[[Source], Source]) -> Recipe:
     made = dataclasses.replace(data, train=train)
     if isinstance(data.eval, tuple):
         made = dataclasses.replace(made, eval=tuple(change(one) for one in data.eval))
-    return recipe if made == data else _changed(recipe, made)
+    return recipe if made == data else changed(recipe, made)
 
 
-def _changed(recipe: Recipe, data: DataConfig) -> Recipe:
+def changed(recipe: Recipe, data: DataConfig) -> Recipe:
     """The recipe with other data, its origins kept."""
     changed = dataclasses.replace(recipe, data=data)
     if "_origins" in vars(recipe):
@@ -282,15 +283,35 @@ def _unk_id(tokenizer: Any) -> int | None:
     return None if tokenizer.unk_id in used else tokenizer.unk_id
 
 
+def fit_context(recipe: Recipe, origin: model.Origin, say: Any = None) -> Recipe:
+    """The recipe with data.max_length no longer than the model's context, said aloud."""
+    context, length = model.context_length(origin, recipe.model), recipe.data.max_length
+    if context is None or length <= context:
+        return recipe
+    (say or _silent)("note", f"data.max_length {length} → {context}, the model's context")
+    return changed(recipe, dataclasses.replace(recipe.data, max_length=context))
+
+
 def findings(
-    stage: Stage, train: Dataset, evaluation: Dataset | None, *, skipping: bool = False
+    recipe: Recipe,
+    stage: Stage,
+    train: Dataset,
+    evaluation: Dataset | None,
+    *,
+    skipping: bool = False,
 ) -> tuple[check.Finding, ...]:
-    """What would train badly; see `data.check`."""
+    """What would train badly; see `data.check`. That long rows are cut is a choice only where the
+    recipe says so itself."""
     tokenizer = stage.template.tokenizer
     documents = stage.sample == (Document,)
     ends = {tokenizer.eos_id} if documents else {*stage.template.stop_ids, tokenizer.eos_id}
     pairs = Feedback not in stage.sample
-    markers = check.Markers(frozenset(ends - {None}), tokenizer.bos_id, documents, pairs)
+    data = recipe.data
+    chosen = origins(recipe).get("data.on_overlength", "default") != "default"
+    cutting = chosen and data.on_overlength == "truncate"
+    markers = check.Markers(
+        frozenset(ends - {None}), tokenizer.bos_id, documents, data.max_length, cutting, pairs
+    )
     return check.check(train, markers, evaluation, skipping=skipping)
 
 
@@ -302,7 +323,7 @@ def check_before_training(
     Raises:
         GateFailed: G110, unless data.on_finding is warn.
     """
-    found = findings(stage, train, evaluation, skipping=True)
+    found = findings(recipe, stage, train, evaluation, skipping=True)
     for one in found:
         if one.level != "OK":
             say("check", f"{one.level} {one.text}")

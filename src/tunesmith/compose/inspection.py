@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith import recipe as recipes
 from tunesmith.compose import borders, data, model
 from tunesmith.compose.samples_of import conversations
-from tunesmith.data import encode, hub, show, texts, tokenised
+from tunesmith.data import encode, hub, row_items, show, texts, tokenised
 from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
@@ -24,6 +24,8 @@ STAGES: dict[type, str] = {
 """The stage that a file of such samples is looked at for, where no recipe names one."""
 
 
+NO_LIMIT = 1 << 30
+"""A length in tokens that no row has."""
 SIDES: dict[tuple[type, ...], tuple[str, str]] = {
     (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
 }
@@ -58,7 +60,8 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     if problem is not None:
         return problem
     examples = tuple(example for one in encoded for example in one.examples)
-    return Encoded(examples, sum(one.truncated for one in encoded))
+    cut = any(one.cut_answer for one in encoded)
+    return Encoded(examples, sum(one.truncated for one in encoded), cut_answer=cut)
 
 
 def stage_for(overrides: Sequence[str]) -> str:
@@ -94,29 +97,62 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
             continue
         for role, count in show.roles(source, found["format"], recipe.data).items():
             counts[role] = counts.get(role, 0) + count
-    findings = data.findings(stage, train, evaluation)
+    findings = data.findings(recipe, stage, train, evaluation)
+    tokenizer = stage.template.tokenizer
     return {
         "summary": {**show.summary(train), "roles": counts},
         "findings": [one.as_dict() for one in findings],
         "train": train,
-        "decode": stage.template.tokenizer.decode,
-        "sides": SIDES.get(stage.sample, ("chosen", "rejected")),
+        "look": show.Look(
+            tokenizer.decode,
+            {id: token for token, id in tokenizer.added.items()},
+            SIDES.get(stage.sample, ("chosen", "rejected")),
+            cut=_uncut(recipe, stage, train),
+        ),
     }
 
 
-def check(recipe: Recipe, progress: Any = None) -> list[dict[str, Any]]:
+def check(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     """All findings about the data of a recipe: its text, and what becomes of it.
+
+    Returns:
+        findings, and problems: the rows that are left out.
 
     Raises:
         DataError: D1xx, D2xx: a file that can't be read, or no row that can be trained on.
     """
     recipe, stage, train, evaluation = _encoded(recipe, progress)
     formats = [one["format"] for one in train.report["sources"]]
-    found = [*data.findings(stage, train, evaluation), *borders.check(recipe, stage, formats)]
+    found = [
+        *data.findings(recipe, stage, train, evaluation),
+        *borders.check(recipe, stage, formats),
+    ]
     for source in recipe.data.train:
         if not tokenised.kind_of(source.path) and not hub.is_set(source.path):
             found += texts.check(source)
-    return [one.as_dict() for one in found]
+    return {"findings": [one.as_dict() for one in found], "problems": train.report["skipped"]}
+
+
+def _uncut(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], list[Encoded]] | None:
+    """Encodes the row of an item once more, without a limit, where rows were cut."""
+    if not train.report["truncated"]:
+        return None
+    limitless = replace(
+        recipe.data, max_length=NO_LIMIT, max_prompt_length=None, max_answer_length=None
+    )
+    whole = data.changed(recipe, limitless)
+    factory = data.encoder_factory(whole, stage.template.tokenizer.path)
+
+    def encoded(item: int) -> list[Encoded]:
+        source = recipe.data.train[int(train.source_N[item])]
+        if tokenised.kind_of(source.path) or hub.is_set(source.path):
+            return []
+        name = train.report["sources"][int(train.source_N[item])]["format"]
+        samples = row_items.samples_at(train.where(item), name, source, whole.data)
+        maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
+        return maker()(samples) if len(samples) == 1 else []
+
+    return encoded
 
 
 def worst(findings: Sequence[dict[str, Any]]) -> str:
@@ -138,8 +174,10 @@ def stop_if_major(findings: Sequence[dict[str, Any]], where: str) -> None:
 def _encoded(recipe: Recipe, progress: Any) -> tuple[Recipe, Stage, Dataset, Dataset | None]:
     recipe = data.local(recipe, progress)
     data.check_sources(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, on_bad_row="skip"))
-    directory = model.origin(recipe).tokenizer_dir
+    recipe = data.changed(recipe, replace(recipe.data, on_bad_row="skip"))
+    origin = model.origin(recipe)
+    recipe = data.fit_context(recipe, origin, progress)
+    directory = origin.tokenizer_dir
     factory = data.encoder_factory(recipe, directory)
     stage = factory.build()
     maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory

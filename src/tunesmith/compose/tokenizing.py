@@ -38,7 +38,9 @@ def to_store(recipe: Recipe, out: Path, *, replace: bool, progress: Any = None) 
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, streaming=False))
     recipe = data.local(recipe, progress)
     data.check_sources(recipe)
-    factory = data.encoder_factory(recipe, model.origin(recipe).tokenizer_dir)
+    origin = model.origin(recipe)
+    recipe = data.fit_context(recipe, origin, progress)
+    factory = data.encoder_factory(recipe, origin.tokenizer_dir)
     stage = factory.build()
     train, _ = data.datasets(
         dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eval=None)),
@@ -82,7 +84,13 @@ def to_corpus(
         raise ConfigError("C180", what, where="model.tokenizer", fix=fix)
     end = [tokenizer.eos_id] if limits.append_eos and tokenizer.eos_id is not None else []
     counts = {"rows": 0, "tokens": 0, "left_out": 0}
-    with corpus.writer(prefix, kind, tokenizer.vocab_size) as add:
+    made_by = corpus.Record(
+        tokenizer.hash,
+        tokenizer.vocab_size,
+        tokenizer.eos_id if end else None,
+        recipe.model.path or "",
+    )
+    with corpus.writer(prefix, kind, tokenizer.vocab_size, made_by) as add:
         for texts in _batches(recipe.data.train):
             long_enough = [text for text in texts if len(text.strip()) >= limits.min_chars]
             counts["left_out"] += len(texts) - len(long_enough)

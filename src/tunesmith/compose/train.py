@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,13 +209,7 @@ def check_reports(recipe: Recipe) -> None:
 
 def fit_context(recipe: Recipe, origin: Any, display: Display) -> Recipe:
     """The recipe with data.max_length no longer than the model's context, said aloud."""
-    context = model.context_length(origin, recipe.model)
-    if context is None or recipe.data.max_length <= context:
-        return recipe
-    length = recipe.data.max_length
-    display.line("note", f"data.max_length {length} → {context}, the model's context")
-    shorter = dataclasses.replace(recipe.data, max_length=context)
-    return dataclasses.replace(recipe, data=shorter)
+    return data.fit_context(recipe, origin, display.line)
 
 
 def _finish(run: Any, origin: Any, display: Display) -> None:

@@ -80,7 +80,7 @@ def _make(
 ) -> None:
     results: list[dict[str, Any]] = []
     items: list[store.Item] = []
-    counts = {"rows": 0, "truncated": 0}
+    counts = {"rows": 0, "cut_answers": 0, "truncated": 0}
     problems: list[reports.Problem] = []
 
     def flush() -> None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tunesmith.data import read, rows_function
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import Source
+from tunesmith.registry import did_you_mean
 
 Say = Callable[[str, str], None]
 
@@ -36,6 +39,13 @@ TAGS = {
     "assistant_tag": "assistant",
 }
 """Tags under which turns are OpenAI's messages."""
+COLUMNS = (*(*ALPACA, *TURNS, *MEDIA, "chosen", "rejected", "kto_tag"),)
+TAG_NAMES = (
+    *("role_tag", "content_tag", "user_tag", "assistant_tag"),
+    *("observation_tag", "function_tag", "system_tag"),
+)
+LOOK_AT = 20
+"""Rows that are looked at for lists of answers."""
 KNOWN = {
     *("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name"),
     *("file_sha1", "formatting", "ranking", "subset", "split", "folder", "num_samples"),
@@ -60,13 +70,17 @@ def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source
     if not isinstance(entry, dict):
         _refuse(name, "its entry is no object", "see docs/data.md")
     if unused := sorted(set(entry) - KNOWN):
-        say("note", f"{name}: not used of its entry: {', '.join(unused)}")
+        hints = [f"{key} {hint}" for key in unused if (hint := did_you_mean(key, sorted(KNOWN)))]
+        said = "; ".join([f"not used of its entry: {', '.join(unused)}", *hints])
+        say("note", f"{name}: {said}")
+    _say_unknown_columns(name, entry, say)
     for key in ("columns", "tags"):
         if not isinstance(entry.get(key, {}), dict):
             _refuse(name, f"`{key}` is no object", "see docs/data.md")
     _check_fill(name, entry, given)
-    format, columns = rows(name, entry)
+    rows(name, entry)  # what can't be used is told before what is not there
     path = _path(name, entry, home, say)
+    format, columns = rows(name, _ranked(name, entry, path, say))
     return dataclasses.replace(
         given,
         path=path,
@@ -78,16 +92,51 @@ def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source
     )
 
 
+def _say_unknown_columns(name: str, entry: Mapping[str, Any], say: Say) -> None:
+    """Tells keys of `columns` and `tags` that mean nothing, and would be passed over."""
+    if entry.get("format"):  # ours: roles of a format, checked with it
+        return
+    for part, known in (("columns", COLUMNS), ("tags", TAG_NAMES)):
+        for key in entry.get(part) or {}:
+            if key not in known:
+                said = f"{name}: `{key}` in {part} means nothing, and is not used"
+                say("note", f"{said}  {did_you_mean(key, known)}".rstrip())
+
+
+def _ranked(name: str, entry: Mapping[str, Any], path: str, say: Say) -> Mapping[str, Any]:
+    """The entry with `ranking`, where its columns or its rows are pairs and it does not say so."""
+    columns = entry.get("columns") or {}
+    if "ranking" in entry or entry.get("format") or not columns:
+        return entry
+    why = ""
+    if columns.get("chosen") and columns.get("rejected"):
+        why = "its columns name `chosen` and `rejected`"
+    elif (answer := columns.get("response")) and _holds_lists(path, answer):
+        why = f"`{answer}` holds lists of answers"
+    if not why:
+        return entry
+    say("note", f"{name}: read as pairs (ranking: true), since {why}")
+    return {**entry, "ranking": True}
+
+
+def _holds_lists(path: str, column: str) -> bool:
+    """Whether most of the first rows of a file have a list in a column."""
+    if not Path(path).exists():
+        return False  # on the hub, or made by a function: not looked at before it is here
+    try:
+        found = list(itertools.islice(read.rows(path, on_bad=lambda error: None), LOOK_AT))
+    except DataError:
+        return False  # told where its rows are read
+    held = [row.value.get(column) for row in found if isinstance(row.value, dict)]
+    return 2 * sum(isinstance(value, list) for value in held) > len(found) > 0
+
+
 def _path(name: str, entry: Mapping[str, Any], home: Path, say: Say) -> str:
     if hub := entry.get("hf_hub_url"):
         folder = entry.get("folder")
         return f"hf:{hub}/{folder}" if folder else f"hf:{hub}"
     if script := entry.get("script_url"):
-        _refuse(
-            name,
-            f"its rows are made by the script `{script}`, and code of data sets never runs",
-            "write a function of your own that yields rows: data.train=rows.py:function",
-        )
+        return _own_function(name, str(script), home, say)
     if file := entry.get("file_name"):
         return str(_checked(name, entry, (home / file).resolve(), say))
     for key, where in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Modelers")):
@@ -96,7 +145,30 @@ def _path(name: str, entry: Mapping[str, Any], home: Path, say: Say) -> str:
             _refuse(name, what, "download it, and name the file: data.train=FILE")
     if key := entry.get("cloud_file_name"):
         _refuse(name, f"it lies in a cloud store ({key})", "download it: data.train=FILE")
-    _refuse(name, "it names no hub set and no file", "add file_name or hf_hub_url")
+    near = [f"`{key}`: {hint}" for key in set(entry) - KNOWN
+            if (hint := did_you_mean(key, ("file_name", "hf_hub_url")))]  # fmt: skip
+    fix = "; ".join([*sorted(near), "add file_name or hf_hub_url"])
+    _refuse(name, "it names no hub set and no file", fix)
+
+
+def _own_function(name: str, script: str, home: Path, say: Say) -> str:
+    """`rows.py:function` beside the dataset_info.json, which is the user's own code; nothing else.
+
+    Raises:
+        DataError: D133.
+    """
+    file, _, _ = script.rpartition(":")
+    if rows_function.is_one(script) and "://" not in script and (home / file).is_file():
+        say("data", f"{name}: its rows are made by your function {script}")
+        return str((home / script).resolve())
+    if rows_function.is_one(script):
+        _refuse(name, f"there is no file {home / file}", "check script_url: rows.py:function")
+    _refuse(
+        name,
+        f"its rows are made by the script `{script}`, and code of data sets never runs",
+        "write a function of your own that yields rows, and name it: script_url: rows.py:function"
+        " (a file beside the dataset_info.json), or data.train=rows.py:function",
+    )
 
 
 def _checked(name: str, entry: Mapping[str, Any], file: Path, say: Say) -> Path:

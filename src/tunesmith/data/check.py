@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.data import facts as items
+from tunesmith.data import facts as items, report as reports
 from tunesmith.data.facts import Facts
 from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
@@ -29,6 +29,8 @@ MOST_EQUAL = 0.01
 """Share of pairs without a difference above which something went wrong in making them."""
 MOST_EMPTY = 0.01
 """Share of rows with an answer that is a mere end marker, above which it is no slip of the data."""
+MOST_CUT = 0.1
+"""Share of the tokens, or of the rows whose answer is cut, above which a length does not fit."""
 BIAS = 0.75
 """Share of pairs in which the same side is longer, above which length is what will be learnt."""
 FEWEST = 20
@@ -58,6 +60,10 @@ class Markers:
     bos_id: int | None = None
     documents: bool = False
     """Rows are documents, perhaps in several blocks; only the last block of each ends it."""
+    max_length: int | None = None
+    """What text is cut to, for the message."""
+    cutting: bool = False
+    """The user wrote that longer rows are to be cut."""
     pairs: bool = True
     """Items of two examples are a chosen and a rejected answer; else an answer and a mismatch."""
 
@@ -89,7 +95,7 @@ def check(
         _ends(train, found, markers),
         _empty(train, found, markers),
         _double_bos(train, found),
-        _truncated(train.report, skipping),
+        _truncated(train, markers, skipping),
         _unknown(train.report),
         _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
         *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
@@ -155,7 +161,7 @@ def _overlooked(report: Mapping[str, Any]) -> tuple[Finding, Finding]:
 
 
 def _places(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{one['file']}:{one['line']}" for one in found))[:5]
+    return tuple(dict.fromkeys(reports.place(one) for one in found))[:5]
 
 
 def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
@@ -164,7 +170,7 @@ def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
     if not count:
         return Finding("OK", "rows", f"all {rows:,} rows can be trained on")
     reasons = "; ".join(f"{n:,} × {why}" for why, n in list(report["reasons"].items())[:3])
-    where = tuple(f"{problem['file']}:{problem['line']}" for problem in report["skipped"][:5])
+    where = tuple(reports.place(problem) for problem in report["skipped"][:5])
     nothing = sum(n for why, n in report["reasons"].items() if why.startswith(NOTHING))
     fine = count == nothing or (skipping and 2 * (count - nothing) <= rows)
     level: Level = "MINOR" if fine else "MAJOR"
@@ -233,13 +239,22 @@ def _double_bos(data: Dataset, found: Facts) -> Finding:
     return Finding("MAJOR", "BOS", text, _where(data, double))
 
 
-def _truncated(report: Mapping[str, Any], skipping: bool) -> Finding:
-    tokens = report["truncated"]
+def _truncated(data: Dataset, markers: Markers, skipping: bool) -> Finding:
+    """What the length cost. The most severe level is for nobody having asked for it."""
+    report = data.report
+    tokens, cut = report["truncated"], report.get("cut_answers", 0)
     if not tokens:
         return Finding("OK", "truncation", "nothing was cut away")
-    share = tokens / (tokens + report["tokens"])
-    level: Level = "MAJOR" if share > 0.1 and not skipping else "MINOR"
-    return Finding(level, "truncation", f"{tokens:,} tokens ({share:.1%}) were cut to max_length")
+    share, rows = tokens / (tokens + report["tokens"]), max(report["rows"], 1)
+    limit = f"max_length {markers.max_length:,}" if markers.max_length else "max_length"
+    text = f"{tokens:,} tokens ({share:.1%}) were cut to {limit}"
+    if cut:
+        text += f"; {cut:,} of {rows:,} rows ({cut / rows:.0%}) lost trained tokens"
+    much = share > MOST_CUT or cut / rows > MOST_CUT
+    if much and not markers.cutting:
+        text += ": raise data.max_length, or write data.on_overlength: truncate (or skip)"
+    level: Level = "MAJOR" if much and not skipping and not markers.cutting else "MINOR"
+    return Finding(level, "truncation", text)
 
 
 def _unknown(report: Mapping[str, Any]) -> Finding:

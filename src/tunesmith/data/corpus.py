@@ -12,6 +12,7 @@ Legend: `S` sentences, `D` documents, `T` tokens.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import struct
 import zipfile
@@ -33,6 +34,22 @@ SUFFIXES: dict[Kind, tuple[str, str]] = {
     "megatron": ("_ids.npy", "_idx.npz"),
     "bin": (".bin", ".idx"),
 }
+
+
+RECORD = "_tokenizer.json"
+"""Beside both files of a corpus: which tokenizer made it. Other tools write none and mind none."""
+
+
+class Record(NamedTuple):
+    """What made a corpus: ids alone don't say of which vocabulary they are."""
+
+    tokenizer: str
+    """`Tokenizer.hash`."""
+    vocab_size: int
+    eos_id: int | None
+    """What ends each document; None: nothing."""
+    model: str
+    """As it was named, for messages."""
 
 
 class Corpus(NamedTuple):
@@ -90,6 +107,24 @@ def open_corpus(prefix: Path) -> Corpus:
         raise DataError("D212", what, where=str(index), fix="make it again from its text") from None
 
 
+def record(prefix: Path) -> Record | None:
+    """What made a corpus, if that is recorded beside it.
+
+    Raises:
+        DataError: D212, the record can't be read.
+    """
+    file = _beside(prefix, RECORD)
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        return Record(**{name: found[name] for name in Record._fields})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"not a record of what made a corpus: {type(error).__name__}: {error}"
+        fix = "make the corpus again, or delete this file"
+        raise DataError("D212", what, where=str(file), fix=fix) from None
+
+
 def _beside(prefix: Path, suffix: str) -> Path:
     return prefix.with_name(prefix.name + suffix)
 
@@ -144,14 +179,17 @@ Add = Callable[[Sequence[int] | np.ndarray], None]
 
 
 @contextmanager
-def writer(prefix: Path, kind: Kind, vocab_size: int) -> Iterator[Add]:
+def writer(
+    prefix: Path, kind: Kind, vocab_size: int, made_by: Record | None = None
+) -> Iterator[Add]:
     """A function that takes the ids of one document after the other.
 
-    Ids go to the disk as they come; of a document only its length stays in memory. Both files are
+    Ids go to the disk as they come; of a document only its length stays in memory. All files are
     written aside and renamed, the index last.
     """
     prefix.parent.mkdir(parents=True, exist_ok=True)
     targets = [_beside(prefix, suffix) for suffix in SUFFIXES[kind]]
+    noted = _beside(prefix, RECORD)
     aside = [path.with_name(f".{path.name}.tmp-{os.getpid()}") for path in targets]
     dtype = dtype_for(vocab_size)
     lens: list[int] = []
@@ -171,6 +209,9 @@ def writer(prefix: Path, kind: Kind, vocab_size: int) -> Iterator[Add]:
             stream.flush()
             os.fsync(stream.fileno())
         _write_index(aside[1], kind, dtype, np.asarray(lens, np.int32))
+        noted.unlink(missing_ok=True)  # of the corpus that is replaced
+        if made_by is not None:
+            noted.write_text(json.dumps(made_by._asdict(), indent=1) + "\n", encoding="utf-8")
         for source, target in zip(aside, targets, strict=True):
             source.replace(target)
     finally:

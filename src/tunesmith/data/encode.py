@@ -30,7 +30,7 @@ from tunesmith.data import (
     workers,
 )
 from tunesmith.data.formats import base as formats
-from tunesmith.data.json_rows import Row
+from tunesmith.data.json_rows import Row, place_of
 from tunesmith.data.key import store_key
 from tunesmith.data.row_items import StageEncode
 from tunesmith.errors import DataError
@@ -42,7 +42,7 @@ Progress = Callable[[str, str], None]
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2_000_000
 """A batch ends at so many rows or characters: few enough that two cores share 10 MB evenly."""
-_DETECTED = {"text": " (detected): each line is a document; for one a file, format: document"}
+_LINES = ": each line is a document; for one a file, format: document"
 LOOK_AT = 20
 """Rows a format is detected from."""
 SAY_EVERY = 5.0
@@ -102,10 +102,13 @@ def build(
             say("data", f"{source.path}: token ids ({kind})")
             if kind == "corpus" and (found := blend.caches(Path(source.path).expanduser())):
                 say("note", f"{found[0].name} and other orders drawn by Megatron are not read")
+            if kind == "corpus" and (bare := tokenised.unrecorded(Path(source.path).expanduser())):
+                said = "nothing beside it says which tokenizer made it: it must be this model's"
+                say("note", f"{bare[0]}: {said}")
             sets.append(tokenised.open_source(source, config, wanted))
             continue
         job = _job(source, config, make_encoder, key_parts, checks)
-        detected = "" if source.format else _DETECTED.get(job.format, " (detected)")
+        detected = "" if source.format else f" (detected){said_of(job.format, job.files)}"
         say("data", f"{source.path}: {job.format}{detected}")
         if open_places := fill.unfilled(source, job.format):
             say("note", open_places)
@@ -174,6 +177,12 @@ def check_format(name: str, source: Source, checks: Checks) -> None:
             where=source.path,
             fix="choose another stage, or say the format and columns of the file",
         )
+
+
+def said_of(format: str, files: Sequence[str]) -> str:
+    """What to add to a detected format: in plain text lines are taken for documents."""
+    plain = format == "text" and all(read.kind_of(Path(name)) == "text" for name in files)
+    return _LINES if plain else ""
 
 
 def detect(source: Source, accepts: Sequence[type] = ()) -> str:
@@ -282,8 +291,8 @@ def _rows(job: Job, unreadable: list[reports.Problem]) -> Iterator[Row]:
 
     def note(error: DataError) -> None:
         file = next(name for name in job.files if error.where.startswith(f"{name}:"))
-        line = error.where.removeprefix(f"{file}:").split(":")[0]  # file:line or file:line:column
-        unreadable.append(reports.Problem(int(number[file]), int(line), error.code, error.what))
+        at = place_of(error.where, file)
+        unreadable.append(reports.Problem(int(number[file]), at, error.code, error.what))
 
     found = read.rows(
         job.source.path,
@@ -320,7 +329,7 @@ def _results(job: Job, tasks: Iterator[Task], processes: int) -> Iterator[dict[s
 
 def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
     """Parses and encodes rows, writes their shard, and returns what to report about it."""
-    items, problems, truncated, unused = row_items.encode_rows(
+    items, problems, truncated, cut_answers, unused = row_items.encode_rows(
         task.rows, job.format, job.source, job.config, encode
     )
     size = store.write_shard(task.path, items)
@@ -336,6 +345,7 @@ def encode_batch(job: Job, encode: StageEncode, task: Task) -> dict[str, Any]:
         "tokens": len(ids),
         "trained": float(np.count_nonzero(weights)),
         "truncated": truncated,
+        "cut_answers": cut_answers,
         "unknown": 0 if job.unk_id is None else int(np.count_nonzero(ids == job.unk_id)),
         "problems": problems,
         "overlooked": unused,

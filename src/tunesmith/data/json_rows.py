@@ -7,6 +7,7 @@ of range, lone surrogates, NUL) is refused here, because a model would be traine
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import math
 import re
@@ -34,10 +35,38 @@ class Row(NamedTuple):
     value: dict[str, Any] | str
     file: str
     line: int
+    number: int = 0
+    """Which element of its array it is, from 1, where the line alone doesn't say; else 0."""
 
     @property
     def where(self) -> str:
-        return f"{self.file}:{self.line}"
+        return where(self.file, self.place)
+
+    @property
+    def place(self) -> int:
+        """Line and number as one: what stores and reports keep of it."""
+        return self.number << _LINE_BITS | self.line
+
+
+_LINE_BITS = 32
+_WHERE = re.compile(r":(\d+)(?::\d+)?(?: \(row (\d+)\))?")
+
+
+def where(file: str, place: int) -> str:
+    """`file:line`, and `(row N)` where an array has several rows on that line."""
+    line, number = line_and_row(place)
+    return f"{file}:{line}" + (f" (row {number})" if number else "")
+
+
+def line_and_row(place: int) -> tuple[int, int]:
+    """The line of a place, and the number of the row in its array or 0."""
+    return int(place) & (1 << _LINE_BITS) - 1, int(place) >> _LINE_BITS
+
+
+def place_of(said: str, file: str) -> int:
+    """The place that `where` of an error in `file` names; 0 if it names none."""
+    found = _WHERE.fullmatch(said.removeprefix(file))
+    return int(found[2] or 0) << _LINE_BITS | int(found[1]) if found else 0
 
 
 class Refusal(Exception):
@@ -214,11 +243,13 @@ class _Window:
         self.text = ""
         self.at = 0
         self.line = 1
+        self.number = 0
+        """Of the row it stands in; 0 where its line says which it is."""
         self.ended = False
 
     @property
     def where(self) -> str:
-        return f"{self.file}:{self.line}"
+        return where(self.file, self.number << _LINE_BITS | self.line)
 
     def more(self) -> bool:
         """Reads on, dropping what was passed; False at the end of the file."""
@@ -290,11 +321,13 @@ class _Window:
             end = self.line + self.text.rstrip().count("\n", self.at)
             return _error("D105", what, f"{self.file}:{end}")
         line = self.line + self.text.count("\n", self.at, error.pos)
-        return _error("D105", f"not JSON: {error.msg}", f"{self.file}:{line}:{error.colno}")
+        row = f" (row {self.number})" if self.number else ""
+        return _error("D105", f"not JSON: {error.msg}", f"{self.file}:{line}:{error.colno}{row}")
 
 
 def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
-    """The elements of one array, each with the line it begins at.
+    """The elements of one array, each with the line it begins at, and its number where rows share
+    lines: in a file that is a single line, lines tell nothing.
 
     Raises:
         DataError: D105, the array is broken: what follows can't be found again.
@@ -304,14 +337,17 @@ def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
     window.at += 1
     if window.peek() == "]":
         return
-    while True:
+    numbered, last = window.line == 1, 0
+    for number in itertools.count(1):
         if window.peek() in ("", "]"):
             what = "the array ends in a comma" if window.peek() else "the file ends after a comma"
             raise _error("D105", what, window.where, MENDS)
         line = window.line
+        window.number = number if numbered or line == last else 0
+        last = line
         value, refused = window.value()
         if refused is None:
-            yield Row(value, file, line)
+            yield Row(value, file, line, window.number)
         else:
             on_bad(refused)
         following = window.peek()

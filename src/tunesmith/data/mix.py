@@ -21,6 +21,8 @@ from tunesmith.data.order import permutation, uniform
 from tunesmith.errors import DataError
 
 Strategy = Literal["concat", "interleave_under", "interleave_over"]
+NEAR_ONE = 2e-3
+"""How far a sum of rounded probabilities may be from one: 0.333 three times is meant as thirds."""
 DRAWN = 4096
 """Draws made at once."""
 
@@ -33,13 +35,13 @@ def sources(
     Args:
         sizes: Rows of each source, at least one each.
         strategy: See above.
-        probs: Chance of each source; default: in turn. Need not sum to one.
+        probs: Chance of each source; default: in turn. `check` wants a sum of one, this does not.
         seed: Of the draws.
 
     Raises:
         DataError: D210, probabilities that don't fit the sources.
     """
-    check(len(sizes), strategy, probs)
+    _check_shape(len(sizes), strategy, probs)
     if any(size < 1 for size in sizes):
         raise DataError("D210", "a source without rows can't be mixed", where="data.train")
     if strategy == "concat":
@@ -51,11 +53,21 @@ def sources(
 
 
 def check(count: int, strategy: Strategy, probs: Sequence[float] | None) -> None:
-    """Refuses probabilities that don't fit.
+    """Refuses probabilities that don't fit. They must sum to one, as `datasets` wants them: of
+    0.7, 0.7 nobody can say which was meant to be 0.3.
 
     Raises:
         DataError: D210.
     """
+    _check_shape(count, strategy, probs)
+    if probs is not None and abs(sum(probs) - 1) > NEAR_ONE:
+        what = f"the probabilities sum to {sum(probs):.6g}, not to 1"
+        shares = ", ".join(f"{p / sum(probs):.4g}" for p in probs)
+        where = "data.interleave_probs"
+        raise DataError("D210", what, where=where, fix=f"the same shares as {shares}")
+
+
+def _check_shape(count: int, strategy: Strategy, probs: Sequence[float] | None) -> None:
     if probs is None:
         return
     what = ""

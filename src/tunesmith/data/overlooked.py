@@ -13,6 +13,8 @@ MOST = 100
 """Names that are told apart in a source; rows whose keys are data have endlessly many."""
 OTHERS = "other columns"
 UNANSWERED = "a last turn without an answer"
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+"""What a column may hold and say nothing."""
 TURN = ("role", "from")
 """What an object in a list has if it is a turn of a conversation."""
 
@@ -24,7 +26,8 @@ class Overlooked(NamedTuple):
     count: int
     file: Any
     """Number of the file within its source; a name in reports."""
-    line: int
+    place: int
+    """Line, and number of the row: `Row.place`."""
 
 
 class Watched(dict[str, Any]):
@@ -33,12 +36,13 @@ class Watched(dict[str, Any]):
     def __init__(self, value: Mapping[str, Any]):
         super().__init__(value)
         self.seen: set[str] = set()
+        self._unread: set[str] = set()
         self._names: Mapping[str, str] = {}
 
     def renamed(self, value: Mapping[str, Any], names: Mapping[str, str]) -> Watched:
         """The same columns under other names (new → old), that mark these as read."""
         made = Watched(value)
-        made.seen, made._names = self.seen, names
+        made.seen, made._unread, made._names = self.seen, self._unread, names
         return made
 
     def __getitem__(self, name: str) -> Any:
@@ -53,13 +57,22 @@ class Watched(dict[str, Any]):
         self.seen.update(self.keys())  # who goes through all of them uses all of them
         return super().items()
 
+    def read_within(self, name: str, keys: Sequence[str]) -> None:
+        """Marks a column that holds an object as read, but for its other keys."""
+        name = self._names.get(name, name)
+        self.seen.add(name)
+        held = super().get(name)
+        if isinstance(held, dict):
+            others = {key for key in held.keys() - set(keys) if held[key] not in EMPTY}
+            self._unread |= {f"{name}.{key}" for key in others}
+
     def unseen(self) -> list[str]:
         """Columns that hold something and were not read."""
         return [
             name
             for name in self.keys() - self.seen
-            if super(Watched, self).__getitem__(name) not in (None, "", [], {})
-        ]
+            if super(Watched, self).__getitem__(name) not in EMPTY
+        ] + sorted(self._unread)
 
 
 def watched(row: Row) -> Row:
@@ -124,7 +137,7 @@ class Counts:
     def add(self, row: Row, samples: Sequence[Sample]) -> None:
         """Counts a row whose `file` is the number of its file."""
         for what in found(row, samples):
-            self.put(Overlooked(what, 1, int(row.file), row.line))
+            self.put(Overlooked(what, 1, int(row.file), row.place))
 
     def put(self, one: Overlooked) -> None:
         what = one.what

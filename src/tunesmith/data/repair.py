@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.data import decode, mend, read, write
 from tunesmith.data.formats import base as formats
-from tunesmith.data.json_rows import Row
+from tunesmith.data.json_rows import Row, line_and_row, where
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
 
@@ -27,7 +27,8 @@ LOOK_AT = 20
 class Rejected(NamedTuple):
     """A row that can't be mended."""
 
-    line: int
+    place: int
+    """`Row.place`: the line, and the number of the row in an array."""
     code: str
     reason: str
     text: str
@@ -68,16 +69,16 @@ def repair(source: Source, out: Path, config: DataConfig | None = None) -> dict[
             try:
                 parse(row)
             except DataError as error:
-                rejected.append(Rejected(row.line, error.code, error.what, str(row.value)))
+                rejected.append(Rejected(row.place, error.code, error.what, str(row.value)))
                 continue
             put(row.value)
             written += 1
     rejects.unlink(missing_ok=True)
     if rejected:
-        lines = (f"{path}:{r.line}: {r.reason}\n{r.text}\n\n" for r in sorted(rejected))
+        lines = (f"{where(str(path), r.place)}: {r.reason}\n{r.text}\n\n" for r in sorted(rejected))
         rejects.write_text("".join(lines), encoding="utf-8", errors="replace")
     listed = [
-        {"where": f"{path}:{r.line}", "code": r.code, "reason": r.reason}
+        {"where": where(str(path), r.place), "code": r.code, "reason": r.reason}
         for r in sorted(rejected)[:LISTED]
     ]
     return {
@@ -147,22 +148,26 @@ def _objects(
         repairs["objects over several lines"] += 1
     whole = "\n".join(text for _, text in rest)
     line, passed, end = 1, 0, 0
-    for at, text in mend.elements(whole):
+    numbered, last = False, 0
+    for number, (at, text) in enumerate(mend.elements(whole), 1):
         line += whole.count("\n", passed, at)
         passed, end = at, at + len(text)
-        yield from _mended(text, line, path, repairs, rejected)
+        numbered = numbered or line == 1  # as `json_rows.json_array` numbers them
+        place = Row("", "", line, number if numbered or line == last else 0).place
+        last = line
+        yield from _mended(text, place, path, repairs, rejected)
     if first.startswith("[") and whole[end:].strip() != "]":
         repairs["end of the array mended"] += 1
 
 
 def _mended(
-    text: str, line: int, path: Path, repairs: Counter[str], rejected: list[Rejected]
+    text: str, place: int, path: Path, repairs: Counter[str], rejected: list[Rejected]
 ) -> Iterator[Row]:
     try:
         for value in mend.values(text, repairs):
-            yield Row(value, str(path), line)
+            yield Row(value, str(path), *line_and_row(place))
     except mend.CantMend as problem:
-        rejected.append(Rejected(line, problem.code, problem.reason, text))
+        rejected.append(Rejected(place, problem.code, problem.reason, text))
 
 
 def _table(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.data import overlooked
+from tunesmith.data import json_rows, overlooked
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe.sections import DataConfig
 
@@ -15,7 +15,7 @@ LISTED = 1000
 """Problems listed in a report; all are counted."""
 MOST_UNKNOWN = 0.01
 """Share of unknown tokens above which a tokenizer does not fit the text."""
-SUMMED = ("rows", "items", "examples", "tokens", "trained", "truncated", "unknown")
+SUMMED = ("rows", "items", "examples", "tokens", "trained", "truncated", "cut_answers", "unknown")
 NOTHING = "the row holds nothing that"
 """How the reason begins for a row that is neither bad nor too long, but has no sample."""
 NUMBERS = (*SUMMED, "bad_rows", "left_out", "refused")
@@ -25,7 +25,8 @@ class Problem(NamedTuple):
     """A row that is left out. `file` is a number within its source."""
 
     file: int
-    line: int
+    place: int
+    """Line, and number of the row: `Row.place`."""
     code: str
     reason: str
     policy: str = "row"
@@ -56,19 +57,27 @@ def for_source(
     """A store's report with names in the place of file numbers. `key` identifies the bytes of the
     rows and all that made tokens of them."""
     skipped = [
-        {
-            "file": files[p.file],
-            "line": p.line,
-            "code": p.code,
-            "reason": p.reason,
-            "policy": p.policy,
-        }
+        {**_placed(files[p.file], p.place), "code": p.code, "reason": p.reason, "policy": p.policy}
         for p in (Problem(*fields) for fields in report["problems"])
     ]
     kept = {name: report[name] for name in (*NUMBERS, "reasons")}
-    unused = [{**one._asdict(), "file": files[one.file]} for one in named(report)]
+    unused = [
+        {"what": one.what, "count": one.count, **_placed(files[int(one.file)], one.place)}
+        for one in named(report)
+    ]
     found = {"path": path, "format": format, "key": key, **kept}
     return {**found, "skipped": skipped, "overlooked": unused}
+
+
+def _placed(file: str, place: int) -> dict[str, Any]:
+    """file, line, and row where an array has several on that line."""
+    line, row = json_rows.line_and_row(place)
+    return {"file": file, "line": line, **({"row": row} if row else {})}
+
+
+def place(found: Mapping[str, Any]) -> str:
+    """Where something reported stands: `file:line`, or `file:line (row N)`."""
+    return f"{found['file']}:{found['line']}" + (f" (row {found['row']})" if "row" in found else "")
 
 
 def named(report: Mapping[str, Any]) -> list[overlooked.Overlooked]:
@@ -117,15 +126,23 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
             why = f"all {report['left_out']:,} hold nothing that can be used"
             fix = "check data.train and its format"
         why = why if report["left_out"] else ""
-        raise DataError("D203", "there are no rows to train on", why=why, fix=fix)
+        where = ", ".join(one["path"] for one in report["sources"])
+        raise DataError("D203", "there are no rows to train on", where=where, why=why, fix=fix)
     share = report["unknown"] / max(report["tokens"], 1)
     if unk and share > MOST_UNKNOWN:
         raise DataError(
             "D202",
             f"{share:.1%} of the tokens are unknown to the tokenizer",
+            where=_least_known(report),
             why="the model would learn to write its unknown token",
             fix="choose a model whose tokenizer knows this language, or extend its vocabulary",
         )
+
+
+def _least_known(report: Mapping[str, Any]) -> str:
+    """The source with the largest share of unknown tokens."""
+    share = lambda one: one["unknown"] / max(one["tokens"], 1)
+    return max(report["sources"], key=share)["path"]
 
 
 def _bad_rows(report: Mapping[str, Any]) -> DataError:
@@ -154,7 +171,7 @@ def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     first = _first(report, policy)
     listed = f"; list: tunesmith data inspect {first['file']}" if report["items"] else ""
     more = f" (+{count - 1:,} more{listed})"
-    return f"{first['file']}:{first['line']}" + (more if count > 1 else "")
+    return place(first) + (more if count > 1 else "")
 
 
 def no_room(path: Path, error: OSError, thing: str = "the token store") -> RunError:

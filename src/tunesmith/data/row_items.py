@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunesmith.data import overlooked, report as reports, store
+from tunesmith.data import fill, overlooked, read, report as reports, store
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.errors import DataError
@@ -29,6 +29,8 @@ class RowItems(NamedTuple):
     """Rows that are left out."""
     truncated: int
     """Tokens that were cut away."""
+    cut_answers: int
+    """Samples of whose answers something was cut away."""
     overlooked: list[overlooked.Overlooked]
 
 
@@ -50,28 +52,47 @@ def encode_rows(
         try:
             made = formats.samples(module, row, columns, config)
         except DataError as error:
-            problems.append(reports.Problem(int(row.file), row.line, error.code, error.what))
+            problems.append(reports.Problem(int(row.file), row.place, error.code, error.what))
             continue
         if not made:
             reason = f"{reports.NOTHING} {format} can use"
-            problems.append(reports.Problem(int(row.file), row.line, "D126", reason, "skip"))
+            problems.append(reports.Problem(int(row.file), row.place, "D126", reason, "skip"))
         unused.add(row, made)
         if watch and shape is not None and overlooked.is_read_whole(row):
             read_whole.add(shape)
         samples += [with_system(sample, source.system) for sample in made]
         kept += [row] * len(made)
     items: list[store.Item] = []
-    truncated = 0
+    truncated = cut_answers = 0
     for row, sample, encoded in zip(kept, samples, encode(samples), strict=True):
         if encoded.problem or not encoded.examples:
             reason = encoded.problem or "nothing to train"
-            place = int(row.file), row.line
+            place = int(row.file), row.place
             if not problems or problems[-1][:2] != place:  # a row is one problem
                 problems.append(reports.Problem(*place, "D204", reason, encoded.policy))
             continue
         truncated += encoded.truncated
+        cut_answers += encoded.cut_answer
         items += _items(row, sample, encoded, source.weight)
-    return RowItems(items, problems, truncated, unused.all())
+    return RowItems(items, problems, truncated, cut_answers, unused.all())
+
+
+def samples_at(where: str, format: str, source: Source, config: DataConfig) -> list[Sample]:
+    """The samples of the row of a source that stands at a place, as `Row.where` names it."""
+    module = formats.load(format)
+    found = read.rows(
+        source.path,
+        max_samples=source.max_samples,
+        whole=module.WHOLE_FILES,
+        on_bad=lambda error: None,
+    )
+    row = next((row for row in found if row.where == where), None)
+    if row is None:
+        return []
+    made = formats.samples(
+        module, fill.filled(row, source.fill or {}), source.columns or {}, config
+    )
+    return [with_system(sample, source.system) for sample in made]
 
 
 def batches(rows: Iterator[Row], most_rows: int, most_characters: int) -> Iterator[tuple[Row, ...]]:
@@ -96,7 +117,7 @@ def _items(row: Row, sample: Sample, encoded: Encoded, weight: float) -> list[st
         factor = np.float32(weight)
         examples = tuple(e._replace(weights_T=e.weights_T * factor) for e in examples)
     groups = [examples] if isinstance(sample, Preference | Feedback) else [(e,) for e in examples]
-    return [store.Item(group, int(row.file), row.line) for group in groups]
+    return [store.Item(group, int(row.file), row.place) for group in groups]
 
 
 def with_system(sample: Sample, system: str | None) -> Sample:

@@ -1,11 +1,14 @@
-"""Encoded data for people: a summary, and rows with their trained tokens marked."""
+"""Encoded data for people: a summary, and rows with their trained tokens marked.
+
+`show_page.py` makes an HTML file of it.
+"""
 
 from __future__ import annotations
 
-import html
 import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,20 +16,37 @@ import numpy as np
 from tunesmith.data import read
 from tunesmith.data.formats import base as formats
 from tunesmith.data.store import Dataset
+from tunesmith.data.unseen import printable
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
-from tunesmith.types import Conversation, Example, Feedback, Preference, Sample
+from tunesmith.types import Conversation, Encoded, Example, Feedback, Preference, Sample
 
 Decode = Callable[[Sequence[int]], str]
+CUT = "…"
 WIDTH = 30
 """Characters of the longest bar."""
 
 
 class Span(NamedTuple):
-    """Neighbouring tokens of one weight."""
+    """Neighbouring tokens of one weight, or one control token."""
 
     text: str
     weight: float
+    kind: str = "text"
+    """text, token (a control token), spelled (the string of one, as plain text), or cut (a place
+    where tokens were cut away)."""
+
+
+class Look(NamedTuple):
+    """What it takes to show encoded items to people."""
+
+    decode: Decode
+    controls: Mapping[int, str]
+    """Tokens that are no text, by id."""
+    sides: Sequence[str] = ()
+    """What the examples of an item of several are called."""
+    cut: Callable[[int], Sequence[Encoded]] | None = None
+    """Encodes the row of an item without a limit; None: nothing was cut."""
 
 
 def summary(data: Dataset) -> dict[str, Any]:
@@ -92,30 +112,58 @@ def _roles(sample: Sample) -> Iterable[str]:
     return ("document",)
 
 
-def rows(
-    data: Dataset, items: Sequence[int], decode: Decode, sides: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Items as plain data: where they come from, ids, weights and text of each example.
-
-    Args:
-        data: Items.
-        items: Which ones.
-        decode: Ids to text.
-        sides: What the examples of an item of several are called.
-    """
+def rows(data: Dataset, items: Sequence[int], look: Look) -> list[dict[str, Any]]:
+    """Items as plain data: where they come from, ids, weights and text of each example; and how
+    many tokens it had before it was cut."""
     return [
-        {
-            "row": item,
-            "where": data.where(item),
-            "side": side,
-            "ids": example.ids_T.tolist(),
-            "weights": example.weights_T.tolist(),
-            "text": decode(example.ids_T.tolist()),
-            "spans": [span._asdict() for span in spans(example.ids_T, example.weights_T, decode)],
-        }
+        _shown(data, item, number, side, example, look)
         for item in items
-        for side, example in _named(data[item], sides)
+        for number, (side, example) in enumerate(_named(data[item], look.sides))
     ]
+
+
+def _shown(
+    data: Dataset, item: int, number: int, side: str, example: Example, look: Look
+) -> dict[str, Any]:
+    ids_T, weights_T = example
+    whole_T = _whole(item, number, len(data[item]), look)
+    before, after = _goes_on(data, item)
+    found = spans(ids_T, weights_T, look, _first_change(ids_T, whole_T))
+    gap = [Span(CUT, 0.0, "cut")]
+    found = [*(gap if before else []), *found, *(gap if after else [])]
+    return {
+        "row": item,
+        "where": data.where(item),
+        "side": side,
+        "ids": ids_T.tolist(),
+        "weights": weights_T.tolist(),
+        "text": look.decode(ids_T.tolist()),
+        "tokens_before_cut": len(ids_T) if whole_T is None else len(whole_T),
+        "spans": [span._asdict() for span in found],
+    }
+
+
+def _whole(item: int, number: int, count: int, look: Look) -> np.ndarray | None:
+    """The ids of an example before it was cut; None where that is not known, or nothing was."""
+    made = look.cut(item) if look.cut is not None else ()
+    if len(made) != 1 or len(made[0].examples) != count:
+        return None
+    return made[0].examples[number].ids_T
+
+
+def _first_change(ids_T: np.ndarray, whole_T: np.ndarray | None) -> int | None:
+    """Where tokens are missing first."""
+    if whole_T is None or len(whole_T) <= len(ids_T):
+        return None
+    same = ids_T == whole_T[: len(ids_T)]
+    return len(ids_T) if same.all() else int(same.argmin())
+
+
+def _goes_on(data: Dataset, item: int) -> tuple[bool, bool]:
+    """Whether an item's row goes on before it and after it: blocks of a document."""
+    place = lambda i: (data.source_N[i], data.file_N[i], data.line_N[i])
+    before = item > 0 and place(item - 1) == place(item)
+    return before, item + 1 < len(data) and place(item + 1) == place(item)
 
 
 def _named(examples: Sequence[Example], sides: Sequence[str]) -> Iterable[tuple[str, Example]]:
@@ -124,34 +172,77 @@ def _named(examples: Sequence[Example], sides: Sequence[str]) -> Iterable[tuple[
     return zip(sides, examples, strict=True)
 
 
-def spans(ids_T: np.ndarray, weights_T: np.ndarray, decode: Decode) -> list[Span]:
-    """Runs of tokens of one weight. Runs are decoded whole: a character may need several tokens."""
-    borders = [0, *(np.flatnonzero(np.diff(weights_T)) + 1).tolist(), len(ids_T)]
-    return [
-        Span(decode(ids_T[a:b].tolist()), float(weights_T[a]))
-        for a, b in itertools.pairwise(borders)
-        if a < b
-    ]
+def spans(
+    ids_T: np.ndarray, weights_T: np.ndarray, look: Look, cut: int | None = None
+) -> list[Span]:
+    """Runs of tokens of one weight, control tokens apart, and a mark where tokens are missing.
+
+    Runs are decoded whole: a character may need several tokens.
+    """
+    control_T = np.isin(ids_T, list(look.controls))
+    changes = (np.diff(weights_T) != 0) | control_T[1:] | control_T[:-1]
+    borders = {0, *(np.flatnonzero(changes) + 1).tolist(), len(ids_T)}
+    borders |= set() if cut is None else {cut}
+    names = sorted(set(look.controls.values()), key=len, reverse=True)
+    spelled = re.compile("|".join(map(re.escape, names)) or "(?!)")
+    found: list[Span] = []
+    for a, b in itertools.pairwise(sorted(borders)):
+        if a == cut:
+            found.append(Span(CUT, 0.0, "cut"))
+        weight = float(weights_T[a])
+        if control_T[a]:
+            found.append(Span(look.controls[int(ids_T[a])], weight, "token"))
+        else:
+            found += _told_apart(_decoded(ids_T, a, b, look.decode), weight, spelled)
+    return [*found, Span(CUT, 0.0, "cut")] if cut == len(ids_T) else found
 
 
-# ---------------------------------------------------------------- text and HTML
+def _decoded(ids_T: np.ndarray, a: int, b: int, decode: Decode) -> str:
+    """The text of a run as it is after what precedes it: some tokenizers drop a space in front."""
+    before = decode(ids_T[a - 1 : a].tolist()) if a else ""
+    both = decode(ids_T[max(a - 1, 0) : b].tolist())
+    return both[len(before) :] if both.startswith(before) else decode(ids_T[a:b].tolist())
+
+
+def _told_apart(text: str, weight: float, spelled: re.Pattern[str]) -> Iterator[Span]:
+    """The text, with the strings of control tokens in it as spans of their own."""
+    at = 0
+    for match in spelled.finditer(text):
+        if match.start() > at:
+            yield Span(text[at : match.start()], weight)
+        yield Span(match.group(), weight, "spelled")
+        at = match.end()
+    if at < len(text):
+        yield Span(text[at:], weight)
+
+
+# ---------------------------------------------------------------- text
 
 
 def marked(found: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
-    """Spans as one text: trained ones green, or in [[ ]] without colour."""
+    """Spans as one text: trained ones green, or in [[ ]] without colour. The string of a control
+    token that is only text has a backslash in front."""
     before, after = ("\x1b[32m", "\x1b[0m") if colour else ("[[", "]]")
-    return "".join(
-        f"{before}{_printable(span['text'])}{after}" if span["weight"] else _printable(span["text"])
-        for span in found
-    )
+    parts = []
+    for trained, group in itertools.groupby(found, lambda span: bool(span["weight"])):
+        text = "".join(map(told, group))
+        parts.append(f"{before}{text}{after}" if trained else text)
+    return "".join(parts)
 
 
-def _printable(text: str) -> str:
-    """Data must not steer the terminal: control characters are shown, not sent."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" if ord(c) < 256 else c
-        for c in text
-    )
+def told(span: Mapping[str, Any]) -> str:
+    """The text of a span as people read it."""
+    return ("\\" if span["kind"] == "spelled" else "") + printable(span["text"])
+
+
+def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the marks in these rows mean, where there are any."""
+    kinds = {span["kind"] for row in found for span in row["spans"]}
+    said = {
+        "spelled": r"\<…> is the string of a control token as plain text, not the token",
+        "cut": f"{CUT} stands where tokens were cut, or the document goes on in another example",
+    }
+    return [text for kind, text in said.items() if kind in kinds]
 
 
 def bars(intervals: Sequence[Mapping[str, int]]) -> list[str]:
@@ -162,33 +253,3 @@ def bars(intervals: Sequence[Mapping[str, int]]) -> list[str]:
         bar = "▇" * round(WIDTH * one["items"] / most)
         lines.append(f"{one['from']:>7,} – {one['to'] - 1:<7,} {bar:<{WIDTH}} {one['items']:,}")
     return lines
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-pre { white-space: pre-wrap; border: 1px solid #8884; border-radius: 6px; padding: .8rem }
-mark { background: #2e7d3233; color: inherit; border-bottom: 2px solid #2e7d32 }
-h1 { font-size: 1.4rem } h1, h2, pre { overflow-wrap: anywhere }
-h2 { font-size: 1rem; margin-bottom: .3rem } .MAJOR { color: #c62828 } .MINOR { color: #b26a00 }
-"""
-
-
-def page(
-    title: str, lines: Sequence[str], findings: Sequence[Mapping[str, Any]], shown: Sequence[Any]
-) -> str:
-    """One HTML file that needs nothing else; every text of the data is escaped."""
-    esc = html.escape
-    body = [f"<h1>{esc(title)}</h1>", f"<pre>{esc(chr(10).join(lines))}</pre>", "<ul>"]
-    for one in findings:
-        text = f"{one['level']} · {one['check']}: {one['text']}"
-        body.append(f"<li class='{one['level']}'>{esc(text)}</li>")
-    body.append("</ul>")
-    for row in shown:
-        side = f" · {row['side']}" if row["side"] else ""
-        body.append(f"<h2>{esc(row['where'] + side)} · {len(row['ids']):,} tokens</h2><pre>")
-        for span in row["spans"]:
-            text = esc(_printable(span["text"]))
-            body.append(f"<mark>{text}</mark>" if span["weight"] else text)
-        body.append("</pre>")
-    head = f"<meta charset=utf-8><title>{esc(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"

@@ -3,7 +3,7 @@
 A shard is one file, written aside and renamed, so it is there whole or not at all:
 
     magic  items I  examples E  tokens T           4 × int64
-    line_I  trained_I                              int64, float64
+    line_I  trained_I                              int64 (`Row.place`), float64
     file_I  examples_I  length_E  ids_T            int32
     weights_T                                      float32
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tunesmith.data import json_rows
 from tunesmith.types import Example
 
 MAGIC = int.from_bytes(b"TSSHARD1", "little")
@@ -32,6 +33,7 @@ class Item(NamedTuple):
     examples: tuple[Example, ...]
     file: int
     line: int
+    """`Row.place`: the line, and the number of the row where lines don't tell rows apart."""
 
 
 def write_shard(path: Path, items: Sequence[Item]) -> int:
@@ -174,7 +176,7 @@ class Dataset:
 
     def where(self, item: int) -> str:
         """`file:line` of the row an item was made of."""
-        return f"{self.files[self.file_N[item]]}:{self.line_N[item]}"
+        return json_rows.where(self.files[self.file_N[item]], int(self.line_N[item]))
 
     def select(self, items: Sequence[int] | np.ndarray) -> Dataset:
         """These items, in this order, and a report of them."""

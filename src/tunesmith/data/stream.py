@@ -17,7 +17,7 @@ import numpy as np
 
 from tunesmith.data import fill, hub, read, report as reports, row_items
 from tunesmith.data.formats import base as formats
-from tunesmith.data.json_rows import OnBad, Row
+from tunesmith.data.json_rows import OnBad, Row, where
 from tunesmith.data.mix import Strategy
 from tunesmith.data.order import permutation, uniform
 from tunesmith.data.row_items import StageEncode
@@ -78,8 +78,8 @@ class SourceStream:
             made = row_items.encode_rows(batch, self.format, self.source, self.config, self._encode)
             names = list(files)
             for problem in made.problems:
-                self._leave_out(problem, f"{names[problem.file]}:{problem.line}")
-            places = [f"{names[item.file]}:{item.line}" for item in made.items]
+                self._leave_out(problem, where(names[problem.file], problem.place))
+            places = [where(names[item.file], item.line) for item in made.items]
             yield made, [Item(i.examples, at) for i, at in zip(made.items, places, strict=True)]
 
     def _rows(self) -> Iterator[Row]:

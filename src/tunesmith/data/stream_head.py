@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tunesmith.data import encode, hub, mix, read, report as reports, store, stream, tokenised
 from tunesmith.data.formats import base as formats
-from tunesmith.data.json_rows import Row
+from tunesmith.data.json_rows import Row, place_of
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import DataConfig, Source
 
@@ -101,14 +101,13 @@ def _head(
     numbered = tuple(row._replace(file=str(files.index(row.file))) for row in rows)
     unreadable = []
     for error in bad:
-        file, _, line = error.where.removesuffix(":").partition(":")
+        file = error.where.partition(":")[0]
         known = next((name for name in files if error.where.startswith(f"{name}:")), None)
         if known is None:
             files.append(file)
             known = file
-        line = error.where.removeprefix(f"{known}:").split(":")[0]
-        place = files.index(known), int(line) if line.isdigit() else 0
-        unreadable.append(reports.Problem(*place, error.code, error.what))
+        at = place_of(error.where, known)
+        unreadable.append(reports.Problem(files.index(known), at, error.code, error.what))
     job = encode.Job(source, format, config, make_encoder, checks.unk_id, tuple(files), "streamed")
     handle, name = tempfile.mkstemp(prefix="tunesmith-head-")
     os.close(handle)

@@ -196,7 +196,7 @@ def _open_tokens(path: Path, config: DataConfig, wanted: Wanted) -> store.Datase
         shards = [store.Shard.open(path / name) for name, _, _ in card["shards"]]
         digest = hashlib.sha256(json.dumps(card["shards"]).encode()).hexdigest()
         found = {"path": str(path), "format": "tokens", "key": digest}
-        report = {**found, **{name: card["report"][name] for name in reports.NUMBERS}}
+        report = {**found, **{name: card["report"].get(name, 0) for name in reports.NUMBERS}}
         report |= {"reasons": card["report"]["reasons"], "skipped": card["report"]["skipped"]}
         report["overlooked"] = card["report"].get("overlooked", [])
         data = store.of_shards(shards, card["files"], report)
@@ -240,6 +240,7 @@ def _open_corpora(path: Path, max_length: int, wanted: Wanted) -> store.Dataset:
     digests: list[str] = []
     for number, prefix in enumerate(corpus.prefixes(path)):
         found = corpus.open_corpus(prefix)
+        _check_record(prefix, corpus.record(prefix), wanted)
         digest, highest = _scanned(found, wanted.home)
         if wanted.vocab_size is not None and highest >= wanted.vocab_size:
             what = f"id {highest:,}, where the tokenizer has {wanted.vocab_size:,} tokens"
@@ -258,6 +259,33 @@ def _open_corpora(path: Path, max_length: int, wanted: Wanted) -> store.Dataset:
     report |= {"items": len(data), "examples": len(data), "tokens": int(data.lengths.sum())}
     report["trained"] = float(data.trained.sum())
     return data
+
+
+def unrecorded(path: Path) -> list[Path]:
+    """Corpora at a path of which nothing says which tokenizer made them."""
+    return [prefix for prefix in corpus.prefixes(path) if corpus.record(prefix) is None]
+
+
+def _check_record(prefix: Path, made: corpus.Record | None, wanted: Wanted) -> None:
+    """Refuses a corpus of another tokenizer: its ids mean other words.
+
+    Raises:
+        DataError: D310.
+    """
+    if made is None or "tokenizer" not in wanted.key_parts:
+        return
+    if made.tokenizer != wanted.key_parts["tokenizer"]:
+        size = wanted.vocab_size
+        raise DataError(
+            "D310",
+            f"the corpus was made with the tokenizer of {made.model}, not with this model's",
+            where=str(prefix),
+            why=f"Its ids are of {made.vocab_size:,} tokens, and this model has {size or 0:,}: the"
+            " same numbers are other words.",
+            fix=f"model={made.model}, or make it again: tunesmith data tokenize TEXT -o {prefix}"
+            " --to megatron --model MODEL; if it is one tokenizer saved twice, delete"
+            f" {prefix.name}{corpus.RECORD}",
+        )
 
 
 def _blocks(found: corpus.Corpus, max_length: int, number: int) -> store.Shard:

@@ -109,10 +109,10 @@ def _encode_pair(sample: Preference, parts: Parts) -> Encoded:
         return Encoded(tuple(map(example, sides)))
     if parts.on_overlength != "truncate":
         return Encoded(problem=problem, policy=parts.on_overlength)
-    return _truncated(sample, parts, sum(map(length, sides)))
+    return _truncated(sample, parts, sides)
 
 
-def _truncated(sample: Preference, parts: Parts, whole: int) -> Encoded:
+def _truncated(sample: Preference, parts: Parts, sides: list[list[EncodedTurn]]) -> Encoded:
     """Both sides cut to fit, if they still answer the same prompt; else the pair is left out."""
     fitted = []
     for answer in (sample.chosen, sample.rejected):
@@ -129,8 +129,10 @@ def _truncated(sample: Preference, parts: Parts, whole: int) -> Encoded:
     if fitted[0] == fitted[1]:
         problem = "cut to data.max_length, chosen and rejected are the same"
         return Encoded(problem=problem, policy="skip")
-    cut = whole - sum(map(length, fitted))
-    return Encoded(tuple(map(example, fitted)), truncated=cut)
+    cut = sum(map(length, sides)) - sum(map(length, fitted))
+    pairs = zip(sides, fitted, strict=True)
+    shorter = any(len(b[-1].completion_ids) < len(a[-1].completion_ids) for a, b in pairs)
+    return Encoded(tuple(map(example, fitted)), cut, cut_answer=shorter)
 
 
 def _sequence(sample: Preference, answer: tuple[Message, ...], parts: Parts) -> list[EncodedTurn]:

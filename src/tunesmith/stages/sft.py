@@ -97,7 +97,7 @@ class SftStage(Plain):
         """Applies the length policy, then turns sequences into examples."""
         if not any(turn.weight and turn.answered for turns in sequences for turn in turns):
             return Encoded(problem="the answer is empty, so only an end marker would be trained")
-        whole = sum(map(length, sequences))
+        whole, trained = sum(map(length, sequences)), _trained(sequences)
         if problem := self.limits.excess(sequences):
             if self.parts.on_overlength != "truncate":
                 return Encoded(problem=problem, policy=self.parts.on_overlength)
@@ -109,7 +109,9 @@ class SftStage(Plain):
                 return Encoded(problem=said, policy="skip")
             sequences = fitted
         examples = tuple(example(turns) for turns in sequences)
-        return Encoded(examples, truncated=whole - sum(map(length, sequences)))
+        return Encoded(
+            examples, whole - sum(map(length, sequences)), cut_answer=_trained(sequences) < trained
+        )
 
     def _encode_one(self, sample: Conversation) -> list[list[EncodedTurn]]:
         return self.template.encode_batch(self._render(sample))
@@ -119,6 +121,11 @@ class SftStage(Plain):
         if alpha and model.training:
             return token_loss(model(batch, lambda embeddings, b: neftune(embeddings, b, alpha)))
         return token_loss(model(batch))
+
+
+def _trained(sequences: list[list[EncodedTurn]]) -> int:
+    """Tokens of the answers that are trained."""
+    return sum(len(turn.completion_ids) for turns in sequences for turn in turns if turn.weight)
 
 
 def example(turns: list[EncodedTurn]) -> Example:

@@ -20,10 +20,18 @@ from tunesmith.templates.pieces import Piece
 from tunesmith.templates.plain import as_dict, mapped, thought_of
 from tunesmith.templates.sandbox import TemplateRefused, compile_template
 from tunesmith.templates.tokenizer import Tokenizer
-from tunesmith.types import Message, Text, Thinking
+from tunesmith.types import Message, Text, Thinking, ToolCall
 
 # Private-use characters: no template gives them a meaning; in content they are marked themselves.
 _OPEN, _CLOSE, _START, _END = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
+_PROBE = {
+    "type": "function",
+    "function": {
+        "name": "probe",
+        "description": "Probes.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _BROKEN = re.compile(f"[{_OPEN}{_CLOSE}]|\\\\ue0f[01]")
 
@@ -45,6 +53,7 @@ class JinjaTemplate(Template):
         self.hidden = re.compile(f"{marks}|{self.encoder.control_pattern}")
         self.around = ("", "")
         self._no_tools: list[Any] | None = None
+        self.text_arguments = False
         self.inline_thoughts = self._empty_system = False
         self._outlines: Outlines | None = None
         self._learn()
@@ -68,6 +77,7 @@ class JinjaTemplate(Template):
         thought = as_dict(Message("assistant", (Thinking("Reason"), Text("Answer."))))
         self.inline_thoughts = "Reason" not in self.run([as_dict(ask), thought], (), False)
         self._empty_system = self._has_default_system(ask)
+        self.text_arguments = self._wants_text_arguments(ask)
         notes = ["it writes a date: always 26 Jul 2024"] if "strftime_now" in self.source else []
         self._learn_completion(_Chat(self, (ask, answer), ()), notes)
         self.rewrites_history = self._rewrites(ask, answer, ask, answer)
@@ -100,6 +110,18 @@ class JinjaTemplate(Template):
         elif not self.around[1].strip():
             notes.append(f"the template puts no end marker after answers: {tail} is added")
         self.add_stops(export.stops(self.source))
+
+    def _wants_text_arguments(self, ask: Message) -> bool:
+        """Whether a call can be rendered only with its arguments as JSON text (functionary)."""
+        call = Message("assistant", (ToolCall("probe", '{"a": 1}', "abcdefghi"),))
+        for as_text in (False, True):
+            chat = [as_dict(ask), as_dict(call, text_arguments=as_text)]
+            try:
+                self.run(chat, (_PROBE,), False)
+            except DataError:
+                continue
+            return as_text
+        return False
 
     def _has_default_system(self, ask: Message) -> bool:
         """Whether an empty system message gives less text than none at all."""
@@ -184,7 +206,10 @@ class _Chat:
         self.messages = messages
         self.strings: list[str] = []
         """Strings of content that stand behind marks."""
-        self.plain = [as_dict(m, self._hide, template.inline_thoughts) for m in messages]
+        self.plain = [
+            as_dict(m, self._hide, template.inline_thoughts, template.text_arguments)
+            for m in messages
+        ]
         self.tools = [mapped(dict(tool), self._hide) for tool in tools]
         self._prompts: dict[int, str] = {}
         self._cuts: dict[int, tuple[str, str, str]] = {}
@@ -370,4 +395,7 @@ def _common(one: str, other: str) -> int:
 
 def _unusable(name: str, why: str) -> DataError:
     what = f"the chat template can't be used: {why}"
-    return DataError("D301", what, where=name, fix="choose another with data.template")
+    fix = "choose another with data.template"
+    if why.endswith(" is undefined"):
+        fix = f"it was written for a server that passes more than a chat; {fix}"
+    return DataError("D301", what, where=name, fix=fix)

@@ -12,7 +12,10 @@ _THOUGHT = "<think>\n{}\n</think>\n\n"
 
 
 def as_dict(
-    message: Message, hide: Callable[[str], str] = str, inline_thoughts: bool = False
+    message: Message,
+    hide: Callable[[str], str] = str,
+    inline_thoughts: bool = False,
+    text_arguments: bool = False,
 ) -> dict[str, Any]:
     """A message as transformers passes it to templates, control strings hidden by `hide`.
 
@@ -20,6 +23,7 @@ def as_dict(
         message: What was said.
         hide: Applied to every string.
         inline_thoughts: Write reasoning into the content, for templates that know none.
+        text_arguments: Leave arguments of calls JSON text, for templates that join them to text.
     """
     parts = message.parts
     if len(parts) == 1 and type(parts[0]) is Text and not message.name and not message.tool_call_id:
@@ -41,14 +45,19 @@ def as_dict(
             {
                 "type": "function",
                 "id": call.id,
-                "function": {"name": hide(call.name), "arguments": _arguments(call, hide)},
+                "function": {
+                    "name": hide(call.name),
+                    "arguments": _arguments(call, hide, text_arguments),
+                },
             }
             for call in calls
         ]
     return plain
 
 
-def _arguments(call: ToolCall, hide: Callable[[str], str]) -> Any:
+def _arguments(call: ToolCall, hide: Callable[[str], str], as_text: bool) -> Any:
+    if as_text:
+        return hide(call.arguments)
     try:
         found = json.loads(call.arguments)
     except ValueError:

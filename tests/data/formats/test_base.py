@@ -77,7 +77,7 @@ REAL = {
     "instruct/misc/rulai_enhance.json": ("prompt_completion", 107, 0),
     "instruct/misc/seed_tasks.jsonl": ("self_instruct", 175, 0),
     "preference/hh-rlhf": ("preference", 2312, 0),
-    "text/chinese-poetry/yuanqu.json": "D120",
+    "text/chinese-poetry/yuanqu.json": ("text", 11_057, 143),
     "text/gutenberg": ("text", None, 0),
     "text/tinyshakespeare": ("text", 32_777, 0),
 }

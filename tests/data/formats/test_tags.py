@@ -79,9 +79,10 @@ def test_a_mapped_column_is_no_other_role():
         ({"question": "a", "std_answer": "b", "class": "c"}, "prompt: question, completion: std_"),
         (
             {"question": "a", "answer_zh": "b", "answer_en": "c"},
-            "prompt: question, chosen: answer_zh, rejected: answer_en}, the better answer as",
+            "prompt: question, chosen: answer_zh, rejected: answer_en} .*the better answer as",
         ),
-        ({"foo": "a", "bar": "b"}, r"columns: \{prompt: q, completion: a\}"),
+        ({"foo": "a", "bar": "b"}, r"columns: \{prompt: NAME, completion: NAME\} \(or --columns"),
+        ({"promt": "a", "completion": "b"}, "`promt`: did you mean `prompt`?"),
     ],
 )
 def test_advice_for_rows_that_fit_nothing(value, advice):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 QUESTIONS = ("question", "prompt", "query", "instruction", "ask")
@@ -10,11 +11,23 @@ ANSWERS = ("answer", "response", "output", "completion", "reply", "summary")
 TREES = "hf:OpenAssistant/oasst1/2023-04-12_oasst_ready.trees.jsonl.gz"
 
 
-def fix(value: Mapping[str, Any] | str) -> str:
-    """One line of advice for a row."""
-    general = "map the columns, e.g. columns: {prompt: q, completion: a}, or set format:"
+SHORTEST = 4
+"""Letters a name needs to be taken for a slip of another: `q` and `a` are near everything."""
+
+ALIKE = 0.8
+"""How near two names must be for one to be a slip of the other, 1 being the same."""
+
+
+def fix(value: Mapping[str, Any] | str, usual: Collection[str] = ()) -> str:
+    """One line of advice for a row.
+
+    Args:
+        value: The row.
+        usual: Names that formats know columns by.
+    """
+    general = _mapped({"prompt": "NAME", "completion": "NAME"})
     if isinstance(value, str):
-        return general
+        return "a line of plain text is a document: format: text (or --format text)"
     if {"message_id", "parent_id", "text"} <= set(value):
         return f"each row is one message of a tree: take the file with whole trees, {TREES}"
     if len(value) == 1:
@@ -30,11 +43,33 @@ def fix(value: Mapping[str, Any] | str) -> str:
         if _is(name, ANSWERS) and isinstance(value[name], str) and name not in asked
     ]
     if len(asked) == 1 and len(said) == 1:
-        return f"map the columns: {{prompt: {asked[0]}, completion: {said[0]}}}"
+        return _mapped({"prompt": asked[0], "completion": said[0]})
     if len(asked) == 1 and len(said) == 2:
-        pair = f"{{prompt: {asked[0]}, chosen: {said[0]}, rejected: {said[1]}}}"
-        return f"map the columns: {pair}, the better answer as chosen"
-    return general
+        pair = {"prompt": asked[0], "chosen": said[0], "rejected": said[1]}
+        return f"{_mapped(pair)}; the better answer as chosen"
+    return _slip(value, usual) or general
+
+
+def _mapped(columns: Mapping[str, str]) -> str:
+    """How columns are mapped in a recipe and on the command line."""
+    recipe = ", ".join(f"{role}: {name}" for role, name in columns.items())
+    words = ",".join(f"{role}={name}" for role, name in columns.items())
+    return f"map the columns: {{{recipe}}} (or --columns {words})"
+
+
+def alike(name: str, words: Sequence[str]) -> list[str]:
+    """The word that a name is nearly equal to, or none."""
+    return difflib.get_close_matches(name, words, n=1, cutoff=ALIKE)
+
+
+def _slip(value: Mapping[str, Any], usual: Collection[str]) -> str:
+    """Advice if columns are called nearly as usual ones are."""
+    known = sorted(name for name in usual if len(name) >= SHORTEST and name not in value)
+    near = []
+    for name in value:
+        if name not in usual and len(name) >= SHORTEST:
+            near += [f"`{name}`: did you mean `{other}`?" for other in alike(name, known)]
+    return f"{'; '.join(near)}  rename the column, or map it" if near else ""
 
 
 def _is(name: str, words: tuple[str, ...]) -> bool:

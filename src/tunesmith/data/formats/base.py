@@ -87,9 +87,16 @@ def detect(
         fix = f"set format: (or --format) to one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
-        fix = _unknown.fix(first.value)
+        fix = _unknown.fix(first.value, _usual_names())
         what = f"no format fits these rows ({found or 'plain text'})"
     raise DataError("D120", what, where=first.where, fix=fix)
+
+
+@cache
+def _usual_names() -> frozenset[str]:
+    """The names that columns have in one format or another."""
+    every = (load(name).ROLES.items() for name in registry.names("formats"))
+    return frozenset(word for roles in every for role, words in roles for word in (role, *words))
 
 
 def renamed(row: Row, columns: Columns) -> Row:

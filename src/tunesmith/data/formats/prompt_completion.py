@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.data.formats import base
 from tunesmith.data.json_rows import Row
+from tunesmith.data.overlooked import Watched
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Conversation, Message
 
@@ -99,6 +100,9 @@ def _system(value: dict[str, Any], columns: base.Columns) -> Any:
         return None
     # PaddleNLP: template variables, `system` among them. A text there means something else, and is
     # told as a column that is not used: to look is not to read.
-    if not isinstance(dict.get(value, "context"), dict):
+    context = dict.get(value, "context")
+    if not isinstance(context, dict) or not context.get("system"):
         return None
-    return value["context"].get("system")
+    if isinstance(value, Watched):
+        value.read_within("context", ("system",))
+    return context["system"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tunesmith.data.formats import base
+from tunesmith.data.formats import _unknown, base
 from tunesmith.data.json_rows import Row
 from tunesmith.recipe.sections import DataConfig
 from tunesmith.types import Document
 
-ROLES = {"text": ("text", "content", "raw_content", "completion")}
+ROLES = {"text": ("text", "content", "raw_content", "paragraphs", "completion")}
 SAMPLE = Document
 WHOLE_FILES = False
 OTHERS = {"messages", "conversations", "instruction", "prompt", "summary", "chosen", "parent_id"}
@@ -19,7 +20,18 @@ def detect(rows: Sequence[Row]) -> bool:
     """Lines of text, or a text column without those of a conversation."""
     if all(isinstance(row.value, str) for row in rows):
         return True
-    return base.most(rows, lambda v: bool(base.column(ROLES, v, "text")) and not OTHERS & set(v))
+    return base.most(rows, lambda v: _has_text(v) and not OTHERS & set(v))
+
+
+def _has_text(value: Mapping[str, Any]) -> bool:
+    """A column of text, or of a list whose first is text."""
+    name = base.column(ROLES, value, "text")
+    held = value[name] if name else None
+    if name is None or (isinstance(held, list) and held and not isinstance(held[0], str)):
+        return False
+    # Beside `promt` a completion is no document: half of the pair would go untrained.
+    others = [key for key, v in value.items() if key != name and isinstance(v, str)]
+    return name != "completion" or not any(_unknown.alike(o, _unknown.QUESTIONS) for o in others)
 
 
 def parse(row: Row, columns: base.Columns, config: DataConfig) -> Document:
