@@ -91,6 +91,7 @@ class Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
         from tunesmith.compose import gguf
+        from tunesmith.compose.answering import answering
         from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
         from tunesmith.generation.torch import TorchGenerator
@@ -105,9 +106,10 @@ class Voice:
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes = loaded.generator, loaded.template.notes
         else:
-            loaded = compose.load(spec, dtype=dtype)
+            model, said = answering(spec)
+            loaded = compose.load(model, dtype=dtype)
             generator = TorchGenerator(loaded.model, loaded.tokenizer)
-            notes = (*loaded.template.notes, *numbers(loaded.model))
+            notes = (*said, *loaded.template.notes, *numbers(loaded.model))
         sampling = _sampling(loaded, given)
         output.log(f"model   {loaded.description}")
         for note in notes:

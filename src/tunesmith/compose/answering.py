@@ -13,10 +13,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.compose.rules import Begun, Form, Marked, Rule
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from tunesmith.generation.grammar_impl import Trie
@@ -60,6 +61,35 @@ class Wanted:
     several: bool = True
     forced: bool = False
     form: tuple[Any, ...] = ()
+
+
+def answering(spec: str, root: str = "runs/") -> tuple[str, tuple[str, ...]]:
+    """Who answers for a name: the model itself, or the base of a run that has saved nothing yet.
+
+    Returns:
+        The model's name, and what is to be said about it.
+
+    Raises:
+        RunError: R107, the run has saved nothing and was to make a model from scratch.
+    """
+    from tunesmith.compose import source
+
+    path = Path(spec).expanduser()
+    if spec.startswith("builtin:") or (path.is_dir() and not (path / "run.json").is_file()):
+        return spec, ()
+    found = source.find_run(spec.removeprefix("run:"), root)
+    if found is None or found[1] is not None:
+        return spec, ()
+    run = found[0]
+    try:
+        run.model_path()
+    except RunError as error:
+        recorded = run.info().get("base")
+        if error.code != "R107" or recorded is None:
+            raise
+        base = source.existing_base(recorded, run.path)
+        return base, (f"{run.id} has neither final/ nor a checkpoint yet: its base answers",)
+    return spec, ()
 
 
 class Forms:

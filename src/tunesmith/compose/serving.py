@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith.compose import gguf, model as models, scoring, source
-from tunesmith.compose.answering import Forms
+from tunesmith.compose.answering import Forms, answering
 from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
@@ -72,6 +72,7 @@ def offers(
     """
     if gguf.named(spec):
         return [_of_file(spec, name, adapters, slots)]
+    spec, said = answering(spec)
     found = source.locate(spec)
     if found.scores and adapters:
         raise ServeError(
@@ -86,6 +87,7 @@ def offers(
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
     first = _writer(spec, name, slots, dtype)
+    first = dataclasses.replace(first, notes=(*said, *first.notes))
     made = [first]
     for label, adapter in tuned.items():
         beside = _beside(first, len(found.adapters), label, adapter)
