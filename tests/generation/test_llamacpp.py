@@ -172,10 +172,13 @@ class Server:
     bodies: ClassVar[list] = []
 
     def __init__(self, params):
+        self.odd = "odd" in params.model.path
         if "broken" in params.model.path:
             raise RuntimeError("unknown architecture")
 
-    def handle_completions(self, body, take):
+    def handle_completions(self, body, take=None):
+        if take is None:  # tried out
+            return {"error": {"message": "no such tensor"}} if self.odd else {}
         self.bodies.append(body)
         for chunk in self.chunks:
             if isinstance(chunk, Exception):
@@ -256,8 +259,10 @@ def test_a_file_that_is_no_model(fake, tmp_path, file, monkeypatch):
     fake()
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(file.read_bytes())
-    with pytest.raises(ConfigError, match="G170"):
+    with pytest.raises(ConfigError, match="unknown architecture"):
         LlamacppGenerator(broken)
+    with pytest.raises(ConfigError, match="no such tensor"):
+        LlamacppGenerator(broken.rename(tmp_path / "odd.gguf"))
     with pytest.raises(EnvironmentFault, match="E201"):
         gguf.load(str(tmp_path / "none.gguf"))
     (tmp_path / "text.gguf").write_text("no")

@@ -7,6 +7,7 @@ thread of its own that waits for llama.cpp's continuous batching.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import secrets
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tunesmith.templates.tokenizer import Tokenizer
 
 _log = logging.getLogger("tunesmith.generation")
+JOIN_S = 5.0
+"""Longest wait for a thread at the end of the process."""
 WAIT_S = 0.05
 """Longest a step waits for news."""
 CACHE_BYTES = 2**30
@@ -63,6 +66,8 @@ class LlamacppGenerator:
         self._server = _load(self.path, self.rows, facts.context)
         self._events: queue.Queue[Event] = queue.Queue()
         self._stopped: dict[str, threading.Event] = {}
+        self._threads: set[threading.Thread] = set()
+        atexit.register(_settle, self._stopped, self._threads)
         self.notes = [f"llama.cpp: {self.rows} at once, {facts.context:,} tokens of context each"]
 
     def check(self, request: Request) -> None:
@@ -91,7 +96,9 @@ class LlamacppGenerator:
         if request.id in self._stopped:
             raise ConfigError("C210", f"a request `{request.id}` is being answered already")
         stop = self._stopped[request.id] = threading.Event()
-        threading.Thread(target=self._answer, args=(request, stop), daemon=True).start()
+        thread = threading.Thread(target=self._answer, args=(request, stop), daemon=True)
+        self._threads.add(thread)
+        thread.start()
 
     def cancel(self, id: str) -> None:
         """Ends a request: its last event comes with a later step; unknown ids are let be."""
@@ -127,6 +134,7 @@ class LlamacppGenerator:
         except Exception as error:  # of the library: one request must not end the others
             _log.warning("llama.cpp failed on a request: %s", error)
         answer.end("cancelled" if stop.is_set() else "error")
+        self._threads.discard(threading.current_thread())
 
 
 class _Answer:
@@ -239,7 +247,7 @@ def _facts(path: Path) -> _Facts:
 
 def _load(path: Path, rows: int, context: int) -> Any:
     try:
-        import xllamacpp
+        import xllamacpp  # type: ignore[import-not-found]
     except ImportError:
         raise MissingExtra("xllamacpp", "gguf", "a GGUF model") from None
     params = xllamacpp.CommonParams()
@@ -249,9 +257,22 @@ def _load(path: Path, rows: int, context: int) -> Any:
     # Its own HTTP server can't be left out: on loopback, closed by a key that nobody has.
     params.api_keys, params.ui, params.endpoint_slots = [secrets.token_urlsafe(32)], False, False
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        # One that is taken down before its loop runs never ends; and a file may load and not work.
+        said = server.handle_completions({"prompt": [0], "n_predict": 1, "cache_prompt": False})
     except RuntimeError as error:
         raise _unusable(path, str(error)) from None
+    if "error" in said:
+        raise _unusable(path, str(said["error"].get("message")))
+    return server
+
+
+def _settle(stopped: dict[str, threading.Event], threads: set[threading.Thread]) -> None:
+    """Ends what is being answered before the interpreter does: its threads are in C++."""
+    for event in list(stopped.values()):
+        event.set()
+    for thread in list(threads):
+        thread.join(JOIN_S)
 
 
 def _unusable(path: Path, why: str) -> ConfigError:
