@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tunesmith.compose import source
+from tunesmith.compose import answering, source
 from tunesmith.compose.answering import CallShape, Forms, Wanted
 from tunesmith.errors import ConfigError
 from tunesmith.templates.tokenizer import Tokenizer
@@ -145,6 +145,21 @@ def test_a_form_is_made_once_and_shared(forms):
     assert one.mask([]) is two.mask([])
     turned = {"properties": dict(reversed(schema["properties"].items()))}
     assert forms.json(turned)().form is not one.form, "properties are written in their order"
+
+
+def test_forms_are_forgotten_before_they_fill_the_memory(tokenizer, monkeypatch):
+    some = Forms(tokenizer, [tokenizer.eos_id])
+    monkeypatch.setattr(answering, "KEPT_BYTES", 1)
+    first = some.json({"type": "string"})().form
+    assert some.json({"type": "string"})().form is first
+    assert first.bytes > 0
+    some.json({"type": "integer"})
+    assert some.json({"type": "string"})().form is not first
+    monkeypatch.setattr(answering, "MASK_BYTES", 1)
+    last = some.json({"type": "string"})().form
+    assert some.json({"type": "string"})().form is not last, (
+        "a form that grew too large is made anew"
+    )
 
 
 def test_requests_that_share_a_form_do_not_disturb_each_other(forms, tokenizer):

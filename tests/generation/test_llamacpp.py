@@ -243,6 +243,18 @@ def test_the_body_says_what_was_asked(fake):
     assert (body["top_k"], body["repeat_penalty"], body["stop"]) == (3, 1.2, ["a"])
 
 
+def test_the_cache_is_bounded_and_what_is_left_is_said(fake, monkeypatch):
+    from tunesmith.generation import llamacpp
+
+    each = 5 * 2 * 4 * 8 * 2  # layers, keys and values, key heads, their width, float16
+    for tokens, rows, context in ((512 * 40, 32, 512), (512 * 3, 3, 512), (300, 1, 300)):
+        monkeypatch.setattr(llamacpp, "CACHE_BYTES", each * tokens)
+        monkeypatch.setattr(llamacpp, "SHORTEST", 256)
+        made = fake()
+        assert (made.rows, made.context) == (rows, context)
+        assert ("the file says 512" in made.notes[0]) == (context < 512)
+
+
 @pytest.mark.parametrize("field", ["presence_penalty", "frequency_penalty"])
 def test_what_it_means_otherwise_is_refused(fake, field):
     with pytest.raises(ConfigError, match=field):

@@ -125,6 +125,15 @@ def test_with_tools_an_answer_is_a_call_or_of_the_form(served, model):
     assert "tool_calls" in seen or model == "llama3"
 
 
+def test_a_strict_tool_changes_nothing_until_a_call_begins(served):
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    plain = ask(served, tools=[WEATHER], max_tokens=24).choices[0]
+    held = ask(served, tools=[strict], max_tokens=24).choices[0]
+    single = ask(served, tools=[WEATHER], parallel_tool_calls=False, max_tokens=24).choices[0]
+    assert plain.message.content
+    assert held.message.content == single.message.content == plain.message.content
+
+
 class Person(BaseModel):
     trade: bool
 

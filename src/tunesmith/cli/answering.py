@@ -85,6 +85,8 @@ class Voice:
     sampling: Sampling
     schema: list[Any]
     """The JSON schema of answers, in a list; empty if there is none."""
+    dtype: str = "float32"
+    """What it computes in."""
 
     @classmethod
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
@@ -104,12 +106,13 @@ class Voice:
         base.check_sampling(sampling)  # before weights are read
         if gguf.named(spec):
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
-            generator, notes = loaded.generator, loaded.template.notes
+            generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
         else:
             model, said = answering(spec)
             loaded = compose.load(model, dtype=dtype)
             generator = TorchGenerator(loaded.model, loaded.tokenizer)
             notes = (*said, *loaded.template.notes, *numbers(loaded.model))
+            dtype = str(loaded.model.hf.dtype).removeprefix("torch.")
         sampling = _sampling(loaded, given)
         output.log(f"model   {loaded.description}")
         for note in notes:
@@ -117,7 +120,7 @@ class Voice:
         output.log(f"answers {describe(sampling)}")
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling, schema)
+        return cls(spec, loaded, generator, sampling, schema, dtype)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -138,16 +141,19 @@ class Voice:
         Raises:
             ConfigError: G124, G126, the answer can't be kept within the schema.
         """
-        from tunesmith.compose import gguf
-
-        rule = None
-        if self.schema:
-            if gguf.named(self.name):
-                what = "answers of a GGUF file can't be held to a schema"
-                raise ConfigError("G124", what, fix="use the weights it was made of")
-            stops = self.sampling.stop_ids
-            rule = self.generator.constraint(schema=self.schema[0], stops=stops)
+        rule = self._rule() if self.schema else None
         return Request(id, ids, self.sampling, constraint=rule)
+
+    @functools.cached_property
+    def _rule(self) -> Callable[[], Any]:
+        """Makes what a request is held to; the schema's grammar is made once for all of them."""
+        from tunesmith.compose import gguf
+        from tunesmith.compose.answering import Forms
+
+        if gguf.named(self.name):
+            what = "answers of a GGUF file can't be held to a schema"
+            raise ConfigError("G124", what, fix="use the weights it was made of")
+        return Forms(self.loaded.tokenizer, self.sampling.stop_ids).json(self.schema[0])
 
     def stream(self, request: Request) -> Iterator[Event]:
         """Events of one answer as they come.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT = 32
 """Forms that are kept, the least used go first."""
+KEPT_BYTES = 256 * 2**20
+"""Masks of all of them, likewise."""
 MASK_BYTES = 64 * 2**20
 """Masks of one form beyond this are made anew with the next request for it."""
 
@@ -181,8 +183,9 @@ class Forms:
         made.try_out(spelled, self.stops)
         with self._lock:
             self._kept[key] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            held = sum(form.bytes for form in self._kept.values())
+            while len(self._kept) > 1 and (len(self._kept) > KEPT or held > KEPT_BYTES):
+                held -= self._kept.popitem(last=False)[1].bytes
         return made
 
 

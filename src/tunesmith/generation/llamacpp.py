@@ -32,7 +32,9 @@ WAIT_S = 0.05
 CACHE_BYTES = 2**30
 """Memory for keys and values."""
 LONGEST = 32_768
-"""Context of a model that says none, or more than most machines could hold."""
+"""Context of a file that says none."""
+SHORTEST = 2048
+"""Context that is given whatever it costs, if the model has it."""
 ORDER = ("penalties", "temperature", "top_k", "top_p", "min_p", "typ_p")
 """The order in which our own engine applies them."""
 
@@ -60,15 +62,18 @@ class LlamacppGenerator:
         self.tokenizer = tokenizer
         self.path = Path(model)
         facts = _facts(self.path)
-        self.context: int | None = facts.context
-        self.rows = max(1, min(max_rows, CACHE_BYTES // (facts.token_bytes * facts.context)))
+        room = CACHE_BYTES // facts.token_bytes
+        context = min(facts.context, max(room, SHORTEST))
+        self.context: int | None = context
+        self.rows = max(1, min(max_rows, room // context))
         self.vocabulary = facts.vocabulary
-        self._server = _load(self.path, self.rows, facts.context)
+        self._server = _load(self.path, self.rows, context)
         self._events: queue.Queue[Event] = queue.Queue()
         self._stopped: dict[str, threading.Event] = {}
         self._threads: set[threading.Thread] = set()
         atexit.register(_settle, self._stopped, self._threads)
-        self.notes = [f"llama.cpp: {self.rows} at once, {facts.context:,} tokens of context each"]
+        less = f" (the file says {facts.context:,})" if context < facts.context else ""
+        self.notes = [f"llama.cpp: {self.rows} at once, {context:,} tokens of context each{less}"]
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise.
@@ -238,7 +243,7 @@ def _facts(path: Path) -> _Facts:
         shared = told.get("attention.head_count_kv", heads)
         shared = max(shared) if isinstance(shared, list) else shared
         size = told.get("attention.key_length", width // heads)
-        context = min(told.get("context_length", LONGEST), LONGEST)
+        context = int(told.get("context_length", LONGEST))
         bytes_each = told["block_count"] * 2 * shared * size * 2
         return _Facts(context, len(found["tokenizer.ggml.tokens"]), max(bytes_each, 1))
     except (KeyError, TypeError, ZeroDivisionError, ValueError) as error:
