@@ -271,8 +271,9 @@ def test_a_file_that_is_no_model(fake, tmp_path, file, monkeypatch):
     fake()
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(file.read_bytes())
-    with pytest.raises(ConfigError, match="unknown architecture"):
+    with pytest.raises(ConfigError, match="unknown architecture") as caught:
         LlamacppGenerator(broken)
+    assert caught.value.code == "G170"
     with pytest.raises(ConfigError, match="no such tensor"):
         LlamacppGenerator(broken.rename(tmp_path / "odd.gguf"))
     with pytest.raises(EnvironmentFault, match="E201"):
