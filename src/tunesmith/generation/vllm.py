@@ -38,10 +38,11 @@ class VllmGenerator:
             fix = "pip install vllm here, or `vllm serve MODEL` elsewhere and the remote engine"
             what = "vLLM can't be imported"
             raise ConfigError("G171", what, where=model, why=str(error), fix=fix) from None
-        self._vllm = vllm
+        lib: Any = vllm
+        self._vllm = lib
         try:
-            options = vllm.EngineArgs(model=model, max_num_seqs=max_rows, trust_remote_code=False)
-            self._engine = vllm.LLMEngine.from_engine_args(options)
+            options = lib.EngineArgs(model=model, max_num_seqs=max_rows, trust_remote_code=False)
+            self._engine = lib.LLMEngine.from_engine_args(options)
         except (RuntimeError, ValueError, OSError) as error:
             what, fix = "vLLM can't load this model", "use the engine `torch`"
             raise ConfigError("G171", what, where=model, why=str(error)[:500], fix=fix) from None
@@ -50,7 +51,7 @@ class VllmGenerator:
         self._cancelled: list[str] = []
         self.context: int | None = int(self._engine.model_config.max_model_len)
         self.vocabulary = int(self._engine.model_config.get_vocab_size())
-        self.notes = [f"vLLM {vllm.__version__}: {max_rows} at once"]
+        self.notes = [f"vLLM {lib.__version__}: {max_rows} at once"]
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise.
