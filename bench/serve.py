@@ -139,6 +139,7 @@ async def measure(
     print(f"SIGTERM under load: {dict(stopping)}", flush=True)
     return {
         "bench": "serve",
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "streams": options.streams,
         "seconds": round(took, 1),
         "answers": sum(tally.ended.values()),

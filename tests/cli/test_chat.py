@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -133,19 +134,49 @@ def test_there_must_be_a_base_to_compare_with(say, tiny_model):
     assert "E211" in err
 
 
+def test_a_run_answers_with_what_it_has_saved_and_says_which(
+    say, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{n}", "completion": "yes"} for n in range(8)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = {
+        "model": str(tiny_model),
+        "data": {"train": "rows.jsonl", "max_length": 64},
+        "train": {"max_steps": 2, "save_steps": 1, "dtype": "float32"},
+        "output": {"name": "short"},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    assert main(["train", "recipe.yaml"]) == 0
+    run = Path("runs/short")
+    assert "short/final" in say("hi\n", "short", *FEW)[1]
+    shutil.rmtree(run / "final")
+    assert "checkpoints/step-2" in say("hi\n", "short", *FEW)[1]
+    newest = run / "checkpoints" / "step-2" / "MANIFEST.json"
+    newest.unlink()  # as if it had been torn
+    assert "checkpoints/step-1" in say("hi\n", "short", *FEW)[1]
+    shutil.rmtree(run / "checkpoints")
+    out, err = say("hi\n", "short", *FEW)
+    assert "short has neither final/ nor a checkpoint yet: its base answers" in err
+    assert str(tiny_model) in err
+    assert out.startswith("Assistant: ")
+    assert "R108" in say("hi\n", "short@step-1", *FEW, code=1)[1]
+
+
 # ---------------------------------------------------------------- on a terminal
 
 
 class Terminal:
     """A chat in a pseudo-terminal."""
 
-    def __init__(self, *words: str):
+    def __init__(self, *words: str, before=None):
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "tunesmith.cli.main", "chat", *words]
         env = os.environ | {"NO_COLOR": "1", "TERM": "dumb"}
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
-        )
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+            preexec_fn=before,
+        )  # fmt: skip
         os.close(slave)
         self.shown = ""
 
@@ -168,10 +199,17 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
 
+def ignoring():
+    """What a shell does to a job in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_an_answer_and_the_next_one_leaves(shared_data):
+@pytest.mark.parametrize("before", [None, ignoring])
+def test_ctrl_c_ends_an_answer_and_the_next_one_leaves(shared_data, before):
     model = str(shared_data / "models" / "stories260K" / "hf")
-    chat = Terminal(model, "--max-tokens", "400", "--temperature", "1", "--stop", "never there")
+    words = ("--max-tokens", "400", "--temperature", "1", "--stop", "never there")
+    chat = Terminal(model, *words, before=before)
     chat.wait_for("User: ")
     chat.type("Once upon a time\n")
     chat.wait_for(r"Assistant: .{20}")

@@ -22,7 +22,7 @@ def kept(scripted):
         yield served
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/docs", "/openapi.json", "/nowhere"])
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/openapi.json", "/nowhere"])
 def test_every_route_wants_the_key(kept, path):
     assert kept.http.get(path).status_code == 401
     for wrong in ("", "Bearer", f"Bearer {KEY}x", f"Basic {KEY}", KEY, "Bearer ü"):
@@ -33,6 +33,18 @@ def test_every_route_wants_the_key(kept, path):
         assert refused.headers["www-authenticate"] == "Bearer"
     good = kept.http.get(path, headers={"authorization": f"Bearer {KEY}"})
     assert good.status_code == (404 if path == "/nowhere" else 200)
+
+
+def test_the_page_is_open_and_tells_nothing_of_this_server(kept):
+    """A browser can't send a key with its first request; the page asks for it."""
+    page = kept.http.get("/docs")
+    assert page.status_code == 200
+    assert 'type="password"' in page.text
+    assert "'none'" in page.headers["content-security-policy"]
+    assert "tiny" not in page.text
+    for path in ("/docs/", "//docs", "/docs/../v1/models", "/v1/models?x=/docs"):
+        assert kept.http.get(path).status_code in (401, 404, 200)
+        assert '"data"' not in kept.http.get(path).text
 
 
 def test_health_alone_is_open(kept):

@@ -111,15 +111,6 @@ def test_tool_choice_none_tells_of_no_tools(calling):
     assert "get_weather" not in prompt
 
 
-def test_a_forced_call_is_refused_by_name(calling):
-    with calling("x") as (served, _):
-        for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-            with pytest.raises(openai.BadRequestError, match="tool_choice"):
-                served.openai.chat.completions.create(
-                    model="tiny", messages=ASK, tools=[TOOL], tool_choice=choice
-                )
-
-
 def test_a_template_without_tools_refuses_them(tiny):
     """The embedded model's template leaves tools out: the model would never hear of them."""
     with pytest.raises(openai.BadRequestError, match="no way to call tools") as caught:
@@ -133,6 +124,12 @@ def test_formats_are_learnt_from_templates(name, tiny_offer):
     found = tool_calls.learn(template)
     assert found is not None
     assert found.opening == {"chatml": "<tool_call>", "llama3": "{"}[name]
+    assert (found.shape.opening, found.shape.between) == {
+        "chatml": ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n"),
+        "llama3": ("", None),
+    }[name]
+    assert found.shape.closing == {"chatml": "\n</tool_call>", "llama3": ""}[name]
+    assert found.shape.arguments == {"chatml": "arguments", "llama3": "parameters"}[name]
 
 
 def test_a_bare_object_is_a_call_only_where_the_answer_begins():

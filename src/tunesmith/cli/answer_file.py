@@ -88,7 +88,8 @@ class AnswerFile:
 
 def made_with(voice: Any, **more: Any) -> dict[str, Any]:
     """What answers depend on, for `AnswerFile`."""
-    return {"model": voice.loaded.description, **dataclasses.asdict(voice.sampling), **more}
+    told = {"model": voice.loaded.description, "dtype": voice.dtype}
+    return {**told, **dataclasses.asdict(voice.sampling), **more}
 
 
 def answer_all(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ from tunesmith.cli import output
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
 
+Dtype = Literal["auto", "float32", "bfloat16"]
+GGUF_SLOTS = 8
+"""Rows of a file that llama.cpp answers at once; their memory is taken when it loads."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 OPTIONS: dict[str, Any] = {
     "max_tokens": Annotated[int | None, typer.Option(help="Longest answer; default 512.")],
@@ -39,9 +42,12 @@ OPTIONS: dict[str, Any] = {
         Path | None, typer.Option(help="JSON schema file: answers are JSON that it allows.")
     ],
     "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
+    "dtype": Annotated[
+        Dtype | None, typer.Option(help="Compute type; default: the fastest that works here.")
+    ],
 }
-"""Options by the names of Sampling's fields, and the schema; not given: as the model's generation
-config says."""
+"""Options by the names of Sampling's fields, the schema and the compute type; not given: as the
+model's generation config says."""
 
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -79,29 +85,42 @@ class Voice:
     sampling: Sampling
     schema: list[Any]
     """The JSON schema of answers, in a list; empty if there is none."""
+    dtype: str = "float32"
+    """What it computes in."""
 
     @classmethod
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
+        from tunesmith.compose import gguf
+        from tunesmith.compose.answering import answering
+        from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
         from tunesmith.generation.torch import TorchGenerator
 
         given = dict(given)
         schema = read_schema(given.pop("schema", None))
+        dtype = given.pop("dtype", "auto")
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
-        loaded = compose.load(spec)
+        if gguf.named(spec):
+            loaded = gguf.load(spec, slots=GGUF_SLOTS)
+            generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
+        else:
+            model, said = answering(spec)
+            loaded = compose.load(model, dtype=dtype)
+            generator = TorchGenerator(loaded.model, loaded.tokenizer)
+            notes = (*said, *loaded.template.notes, *numbers(loaded.model))
+            dtype = str(loaded.model.hf.dtype).removeprefix("torch.")
         sampling = _sampling(loaded, given)
         output.log(f"model   {loaded.description}")
-        for note in loaded.template.notes:
+        for note in notes:
             output.log(f"note    {note}")
         output.log(f"answers {describe(sampling)}")
-        generator = TorchGenerator(loaded.model, loaded.tokenizer)
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling, schema)
+        return cls(spec, loaded, generator, sampling, schema, dtype)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -122,11 +141,19 @@ class Voice:
         Raises:
             ConfigError: G124, G126, the answer can't be kept within the schema.
         """
-        rule = None
-        if self.schema:
-            stops = self.sampling.stop_ids
-            rule = self.generator.constraint(schema=self.schema[0], stops=stops)
+        rule = self._rule() if self.schema else None
         return Request(id, ids, self.sampling, constraint=rule)
+
+    @functools.cached_property
+    def _rule(self) -> Callable[[], Any]:
+        """Makes what a request is held to; the schema's grammar is made once for all of them."""
+        from tunesmith.compose import gguf
+        from tunesmith.compose.answering import Forms
+
+        if gguf.named(self.name):
+            what = "answers of a GGUF file can't be held to a schema"
+            raise ConfigError("G124", what, fix="use the weights it was made of")
+        return Forms(self.loaded.tokenizer, self.sampling.stop_ids).json(self.schema[0])
 
     def stream(self, request: Request) -> Iterator[Event]:
         """Events of one answer as they come.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,12 +49,19 @@ def command(
     """Talk to a model. Ctrl-C ends an answer, a second one leaves."""
     from tunesmith.compose import source
 
+    _heed_interrupts()
     given = sampling or {}
     voices = [Voice.load(model, given)]
     if compare is not None:
         voices.append(Voice.load(source.base_of(model) if compare == "base" else compare, given))
     output.log(WELCOME)
     talk([Talker(voice, system) for voice in voices])
+
+
+def _heed_interrupts() -> None:
+    """A shell lets jobs in its background ignore Ctrl-C; who sits at a terminal means it."""
+    if sys.stdin.isatty() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def talk(talkers: Sequence[Talker]) -> None:

@@ -7,18 +7,20 @@ import inspect
 import logging
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli import output
+from tunesmith.cli.answering import Dtype
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:
     import socket
 
+    from tunesmith.compose.serving import Offer
     from tunesmith.serving.server import Settings
 
 app = output.app(
@@ -38,6 +40,9 @@ OPTIONS: dict[str, Any] = {
     ],
     "allow_origin": Annotated[
         list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")
+    ],
+    "dtype": Annotated[
+        Dtype | None, typer.Option(help="Compute type; default: the fastest that works here.")
     ],
     "slots": Annotated[int | None, typer.Option(min=1, help="Answered at once; default 32.")],
     "queue": Annotated[
@@ -90,14 +95,17 @@ def command(
     given: dict[str, Any] | None = None,
 ) -> None:
     """Serve a model by OpenAI's API. Ctrl-C finishes what was asked, then ends."""
+    from tunesmith.compose import serving
     from tunesmith.serving import server
 
     words = given or {}
     settings, slots = _settings(host, words)
     name = name or label(model)
     adapters = _adapters(adapter or [], name)
+    dtype = words.get("dtype", "auto")
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
-        _serve(model, name, adapters, slots, settings, found)
+        offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype)
+        _serve(offers, settings, found)
 
 
 def _settings(host: str, words: dict[str, Any]) -> tuple[Settings, int]:
@@ -122,18 +130,9 @@ def _settings(host: str, words: dict[str, Any]) -> tuple[Settings, int]:
     return settings, slots
 
 
-def _serve(
-    model: str,
-    name: str,
-    adapters: dict[str, str],
-    slots: int,
-    settings: Settings,
-    found: socket.socket,
-) -> None:
-    from tunesmith.compose import serving
+def _serve(offers: Sequence[Offer], settings: Settings, found: socket.socket) -> None:
     from tunesmith.serving import server
 
-    offers = serving.offers(model, name, adapters, slots=slots)
     for offer in offers:
         output.log(f"model   {offer.name}: {offer.description}")
         for note in offer.notes:

@@ -25,6 +25,12 @@ def defaults(template: Any, path: Path | None) -> Sampling:
     return Sampling(**advised, stop=stop, stop_ids=tuple(sorted(stops - {None})))
 
 
+def numbers(model: Any) -> tuple[str, ...]:
+    """What there is to say about the compute type that was chosen for a model."""
+    name = str(model.hf.dtype).removeprefix("torch.")
+    return () if name == "float32" else (f"computes in {name}: --dtype float32 is more exact",)
+
+
 def _generation_config(path: Path | None) -> dict[str, Any]:
     file = path / "generation_config.json" if path is not None else None
     if file is None or not file.is_file():

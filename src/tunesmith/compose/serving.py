@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith.compose import model as models, scoring, source
-from tunesmith.compose.sampling import defaults
+from tunesmith.compose import gguf, model as models, scoring, source
+from tunesmith.compose.answering import Forms, answering
+from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
 from tunesmith.templates import base as templates
@@ -16,9 +17,6 @@ from tunesmith.types import Generator, Sampling
 
 if TYPE_CHECKING:
     from tunesmith.models.reading import Reader
-
-Constrain = Callable[[Mapping[str, Any] | None], Any]
-"""A JSON schema (None: any object) → what keeps one request within it."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class Offer:
     Attributes:
         generator: What writes; None for a reward model.
         adapter: What a request names so that its engine uses these weights.
-        reader: What embeds, scores and gives log-probabilities of given text.
+        reader: What embeds, scores and gives log-probabilities of given text; None: nothing does.
         defaults: How it samples where a request doesn't say.
         context: Tokens its positions reach, prompt and answer together; None: no limit.
-        constrain: Makes constraints for `response_format`; None: the engine has none.
+        forms: Makes constraints for `response_format` and tools; None: the engine has none.
         notes: What a user should know about how it is served.
     """
 
@@ -39,12 +37,12 @@ class Offer:
     template: Any
     system: str | None
     generator: Generator | None
-    reader: Reader
+    reader: Reader | None
     defaults: Sampling
     context: int | None
     description: str
     adapter: str | None = None
-    constrain: Constrain | None = None
+    forms: Forms | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,10 +51,12 @@ class Offer:
 
     @property
     def scores(self) -> bool:
-        return self.reader.head is not None
+        return self.reader is not None and self.reader.head is not None
 
 
-def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> list[Offer]:
+def offers(
+    spec: str, name: str, adapters: Mapping[str, str], *, slots: int, dtype: str = "auto"
+) -> list[Offer]:
     """The model and its adapters, in memory; the model first.
 
     Args:
@@ -64,11 +64,15 @@ def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> 
         name: How clients call the model.
         adapters: Name → run or adapter folder, trained on this model.
         slots: Requests answered at once.
+        dtype: Compute type; auto: what this machine does fastest.
 
     Raises:
         ServeError: S104, an adapter was trained on another model, or the model is a reward model.
         EnvironmentFault: E201, no such model.
     """
+    if gguf.named(spec):
+        return [_of_file(spec, name, adapters, slots)]
+    spec, said = answering(spec)
     found = source.locate(spec)
     if found.scores and adapters:
         raise ServeError(
@@ -78,20 +82,21 @@ def offers(spec: str, name: str, adapters: Mapping[str, str], *, slots: int) -> 
             fix="serve each reward model by itself",
         )
     if found.scores:
-        return [_scorer(spec, name)]
+        return [_scorer(spec, name, dtype)]
     tuned = {label: source.language_model(path) for label, path in adapters.items()}
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
-    first = _writer(spec, name, slots)
+    first = _writer(spec, name, slots, dtype)
+    first = dataclasses.replace(first, notes=(*said, *first.notes))
     made = [first]
     for label, adapter in tuned.items():
         beside = _beside(first, len(found.adapters), label, adapter)
-        made.append(beside or _alone(adapters[label], label, slots))
+        made.append(beside or _alone(adapters[label], label, slots, dtype))
     return made
 
 
-def _alone(spec: str, label: str, slots: int) -> Offer:
-    offer = _writer(spec, label, slots)
+def _alone(spec: str, label: str, slots: int, dtype: str) -> Offer:
+    offer = _writer(spec, label, slots, dtype)
     note = "not a plain LoRA on this base: merged, a model of its own in memory"
     return dataclasses.replace(offer, notes=(*offer.notes, note))
 
@@ -110,11 +115,16 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
 
     if adapter.checkpoint is not None or len(adapter.adapters) != under + 1:
         return None
-    folder, engine, model = adapter.adapters[-1], first.generator, first.reader.model
+    folder, engine, model = (
+        adapter.adapters[-1],
+        first.generator,
+        first.reader and first.reader.model,
+    )
     directory = models.tokenizer_dir(ModelConfig(path=adapter.base), adapter)
     template = templates.load("auto", directory)
     if template.tokenizer.hash != first.tokenizer.hash or model is None:
         return None
+    plain = defaults(template, folder)
     try:
         deltas = deltas_of(folder)
         if "lm_head" in deltas:  # the reader takes the head as it is
@@ -128,9 +138,10 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
         template=template,
         system=adapter.card().get("system"),
         reader=Reader(model, deltas=deltas),
-        defaults=defaults(template, folder),
+        defaults=plain,
         description=f"{adapter.spec} → {folder} (beside its base)",
         adapter=label,
+        forms=Forms(template.tokenizer, plain.stop_ids),
         notes=template.notes,
     )
 
@@ -150,11 +161,11 @@ def _check_base(model: source.Source, label: str, adapter: source.Source) -> Non
     )
 
 
-def _writer(spec: str, name: str, slots: int) -> Offer:
+def _writer(spec: str, name: str, slots: int, dtype: str) -> Offer:
     from tunesmith.generation.torch import TorchGenerator
     from tunesmith.models.reading import Reader
 
-    loaded = models.load(spec)
+    loaded = models.load(spec, dtype=dtype)
     generator = TorchGenerator(loaded.model, loaded.tokenizer, max_rows=slots)
     plain = defaults(loaded.template, loaded.path)
     return Offer(
@@ -166,16 +177,37 @@ def _writer(spec: str, name: str, slots: int) -> Offer:
         plain,
         generator.context,
         loaded.description,
-        constrain=lambda schema: generator.constraint(schema=schema, stops=plain.stop_ids),
-        notes=(*loaded.template.notes, *generator.notes),
+        forms=Forms(loaded.tokenizer, plain.stop_ids),
+        notes=(*loaded.template.notes, *numbers(loaded.model), *generator.notes),
     )
 
 
-def _scorer(spec: str, name: str) -> Offer:
+def _of_file(spec: str, name: str, adapters: Mapping[str, str], slots: int) -> Offer:
+    """A GGUF file, which writes and does nothing else."""
+    if adapters:
+        raise ServeError(
+            "S104", "a GGUF file is served without adapters", where="--adapter",
+            fix="serve the weights it was made of",
+        )  # fmt: skip
+    opened = gguf.load(spec, slots=slots)
+    return Offer(
+        name,
+        opened.template,
+        opened.system,
+        opened.generator,
+        None,
+        defaults(opened.template, None),
+        opened.generator.context,
+        opened.description,
+        notes=(*opened.template.notes, *opened.generator.notes),
+    )
+
+
+def _scorer(spec: str, name: str, dtype: str) -> Offer:
     """A reward model: a head over an adapter, a whole model or a checkpoint."""
     from tunesmith.models.reading import Reader
 
-    scorer = scoring.load(spec)
+    scorer = scoring.load(spec, dtype=dtype)
     hf: Any = scorer.model.hf
     reach = hf.config.get_text_config().to_dict().get("max_position_embeddings")
     return Offer(

@@ -28,12 +28,14 @@ class Answer:
         calls: How this model writes calls; None: no tools were given.
         tools: Names of the tools.
         stop_ids: Tokens that end an answer and are no part of it.
+        several: Whether it may make more than one call.
     """
 
     prefix: str = ""
     calls: CallFormat | None = None
     tools: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
+    several: bool = True
     text: str = ""
     tokens: list[Told] = field(default_factory=list)
     count: int = 0
@@ -66,7 +68,8 @@ class Answer:
         """The text that is certain and was not shown yet."""
         said = self._said()
         if self.calls is not None and self.reason is None:
-            said = said[: self.calls.certain(said)]
+            # White space before a call is no part of what is said beside it.
+            said = said[: self.calls.certain(said)].rstrip()
         elif self.calls is not None:
             said = self.parsed()[0]
         if self.reason is None and self.prefix.startswith(self.text):
@@ -84,7 +87,7 @@ class Answer:
         if self._parsed is None:
             words, calls = self._said(), []
             if self.calls is not None:
-                words, calls = self.calls.parse(words, self.tools)
+                words, calls = self.calls.parse(words, self.tools, several=self.several)
             named = [ToolCall(c.name, c.arguments, f"call_{secrets.token_hex(8)}") for c in calls]
             self._parsed = words, named
         return self._parsed

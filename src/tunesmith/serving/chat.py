@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tunesmith.serving import replies
+from tunesmith.serving import form, replies
 from tunesmith.serving.answers import Answer, Asked, Told
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.sampling import samplings
-from tunesmith.serving.schema import ChatBody, JsonSchemaFormat, TextFormat
-from tunesmith.serving.service import Model, Service, new_id
+from tunesmith.serving.schema import ChatBody
+from tunesmith.serving.service import Service, new_id
 from tunesmith.serving.token_texts import TokenTexts
-
-LONGEST_SCHEMA = 32_768
 
 
 async def answer(service: Service, request: Request) -> Response:
@@ -26,7 +23,7 @@ async def answer(service: Service, request: Request) -> Response:
     body = await replies.body(request, ChatBody, service.limits)
     _check(body)
     model = service.model(body.model)
-    made = _tool_reader(body, model)
+    made = form.reader(body, model)
     asked = Asked(
         service,
         model,
@@ -34,10 +31,9 @@ async def answer(service: Service, request: Request) -> Response:
         samplings(body, model, service.limits, body.top_logprobs or 0),
         new_id("chatcmpl"),
         made,
-        await _constraint(service, body, model),
+        await form.rule(service, body, model),
     )
-    tools = body.tools if body.tool_choice != "none" else None
-    ids = await service.chat_ids(model, body.messages, tools)
+    ids = await service.chat_ids(model, body.messages, form.tools_told(body))
     service.fits(model, ids, "messages")
     asked.prompts = [ids]
     if not body.stream:
@@ -53,63 +49,7 @@ def _check(body: ChatBody) -> None:
     if body.stream_options is not None and not body.stream:
         what = "`stream_options` is for streams; `stream` is not true"
         raise Refusal("S111", what, "stream_options")
-    if body.tool_choice not in (None, "none", "auto"):
-        raise Refusal(
-            "S124",
-            "`tool_choice` can't force a call: this engine lets the model choose",
-            "tool_choice",
-            fix="use `auto` or `none`",
-        )
-    if body.tool_choice == "auto" and not body.tools:
-        raise Refusal("S111", "`tool_choice` without `tools`", "tool_choice")
-    if body.parallel_tool_calls is False and body.tools:
-        what = "`parallel_tool_calls: false` is not supported"
-        raise Refusal("S124", what, "parallel_tool_calls", fix="leave it out")
-
-
-def _tool_reader(body: ChatBody, model: Model) -> Any:
-    """Makes empty answers that know how this model writes calls.
-
-    Raises:
-        Refusal: S121, the template can't tell the model of tools.
-    """
-    offer = model.offer
-    calls = None
-    if body.tools and body.tool_choice != "none":
-        calls = model.calls
-        if calls is None:
-            raise Refusal(
-                "S121",
-                f"the chat template of `{model.name}` has no way to call tools",
-                "tools",
-                fix="leave them out, or serve a model that was trained to call tools",
-            )
-    names = tuple(tool.function.name for tool in body.tools or ())
-    stop_ids = frozenset((*offer.defaults.stop_ids, *(body.stop_token_ids or ())))
-    return lambda: Answer(offer.template.answer_prefix, calls, names, stop_ids)
-
-
-async def _constraint(service: Service, body: ChatBody, model: Model) -> Callable[[], Any] | None:
-    """Makes what the engine must keep to, one for each choice.
-
-    Raises:
-        Refusal: S111, the schema is too long; S124, the engine can't keep to it.
-    """
-    wanted, constrain = body.response_format, model.offer.constrain
-    if wanted is None or isinstance(wanted, TextFormat):
-        return None
-    schema = wanted.json_schema.schema_ if isinstance(wanted, JsonSchemaFormat) else None
-    if len(json.dumps(schema)) > LONGEST_SCHEMA:
-        what = f"the schema is longer than {LONGEST_SCHEMA:,} characters"
-        raise Refusal("S111", what, "response_format")
-    if body.tools and body.tool_choice != "none":
-        what = "`response_format` and `tools` exclude each other: a call is no answer of that form"
-        raise Refusal("S124", what, "response_format", fix="give one of them")
-    if constrain is None:
-        raise Refusal("S124", "this engine can't keep to `response_format`", "response_format")
-    # Made once here, off the engine's thread, so that a schema that can't be is refused by name.
-    await service.threaded(lambda: constrain(schema), "response_format")
-    return lambda: constrain(schema)
+    form.check(body)
 
 
 # ---------------------------------------------------------------- whole

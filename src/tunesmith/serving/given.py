@@ -56,7 +56,7 @@ async def embeddings(service: Service, request: Request) -> Response:
         service.fits(model, ids, f"input[{at}]" if len(rows) > 1 else "input", room=0)
 
     async def work() -> Response:
-        vectors = await _in_portions(service, model.offer.reader.embed, rows)
+        vectors = await _in_portions(service, model.reader.embed, rows)
         data = [
             {
                 "object": "embedding",
@@ -95,7 +95,7 @@ async def score(service: Service, request: Request) -> Response:
     ]
 
     async def work() -> Response:
-        scores = await _in_portions(service, model.offer.reader.score, rows)
+        scores = await _in_portions(service, model.reader.score, rows)
         data = [{"object": "score", "index": i, "score": value} for i, value in enumerate(scores)]
         return replies.reply(_list(model, data, rows))
 

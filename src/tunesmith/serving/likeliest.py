@@ -16,7 +16,7 @@ async def read(service: Service, model: Model, ids: Sequence[int], top: int) -> 
     """What the model thought of each token but the first."""
     if len(ids) < 2:
         return []
-    reader = model.offer.reader
+    reader = model.reader
     return await service.engine.call(lambda: reader.logprobs(ids, top))
 
 

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from tunesmith import __version__
 from tunesmith.serving.faults import KINDS
+from tunesmith.serving.safety import OPEN_PATHS
 
 if TYPE_CHECKING:
     from tunesmith.serving.routes import Served
@@ -86,7 +87,7 @@ def _operation(route: Served, path: str) -> dict[str, Any]:
         ]
     if route.takes is not None:
         operation["requestBody"] = {"required": True, "content": _json(_ref(route.takes))}
-    if path == "/health":
+    if path in OPEN_PATHS:
         operation["security"] = []
     return operation
 

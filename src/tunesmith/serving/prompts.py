@@ -33,8 +33,8 @@ def conversation(
 
 
 def described(tool: Tool) -> dict[str, Any]:
-    """A tool as templates are given it: absent fields stay absent."""
-    return tool.model_dump(exclude_none=True)
+    """A tool as templates are given it: absent fields stay absent, and `strict` is for us."""
+    return tool.model_dump(exclude_none=True, exclude={"function": {"strict"}})
 
 
 def size(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> int:

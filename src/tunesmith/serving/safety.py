@@ -19,8 +19,9 @@ from tunesmith.serving.metrics import Metrics
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_KEY = 16
-OPEN_PATH = "/health"
-"""The one route that answers without a key: it tells nothing but whether the server is up."""
+OPEN_PATHS = ("/health", "/docs")
+"""Routes that answer without a key: whether the server is up, and a page that is the same
+everywhere (a browser can't send a key with its first request; the page asks for it)."""
 _log = logging.getLogger("tunesmith.serving")
 
 
@@ -133,7 +134,7 @@ def check(headers: Headers, path: str, access: Access) -> None:
     origin = headers.get("origin")
     if origin is not None and origin not in access.origins and not _same(origin, host):
         raise Refusal("S115", "pages of this Origin may not ask", fix="--allow-origin")
-    if access.key is None or path == OPEN_PATH:
+    if access.key is None or path in OPEN_PATHS:
         return
     scheme, _, sent = headers.get("authorization", "").partition(" ")
     good = hmac.compare_digest(sent.strip().encode("utf-8", "replace"), access.key.encode())

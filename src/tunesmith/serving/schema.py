@@ -111,7 +111,7 @@ class Function(Body):
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.-]+$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Off | None = None
+    strict: bool | None = None
 
 
 class Tool(Body):

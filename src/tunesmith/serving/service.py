@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.compose.serving import Offer
 from tunesmith.errors import TunesmithError
@@ -19,6 +19,9 @@ from tunesmith.serving.faults import Refusal
 from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.schema import ChatMessage, Tool
 from tunesmith.serving.token_texts import TokenTexts
+
+if TYPE_CHECKING:
+    from tunesmith.models.reading import Reader
 
 T = TypeVar("T")
 UNBOUNDED = 8192
@@ -61,6 +64,18 @@ class Model:
     def calls(self) -> tool_calls.CallFormat | None:
         return tool_calls.learn(self.offer.template)
 
+    @property
+    def reader(self) -> Reader:
+        """What reads given text.
+
+        Raises:
+            Refusal: S121, its engine writes and does nothing else.
+        """
+        if self.offer.reader is None:
+            what = f"the engine of `{self.name}` writes, and tells nothing of text that is given"
+            raise Refusal("S121", what, "model", fix="serve the weights that its file was made of")
+        return self.offer.reader
+
 
 @dataclass(eq=False)
 class Service:
@@ -70,6 +85,10 @@ class Service:
     engine: Engine
     metrics: Metrics
     limits: Limits = field(default_factory=Limits)
+    # Grammars of schemas, beside it: one that takes long must not hold up every prompt.
+    _former: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "tunesmith-schemas")
+    )
     # One thread: templates and tokenizers keep tables that two threads would fill at once.
     _thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, "tunesmith-tokenizer")
@@ -114,8 +133,15 @@ class Service:
         Raises:
             Refusal: What they say, about the field `param`.
         """
+        return await self._run(self._thread, work, param)
+
+    async def formed(self, work: Callable[[], T], param: str) -> T:
+        """Makes what an answer is held to, likewise."""
+        return await self._run(self._former, work, param)
+
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T], param: str) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
         except TunesmithError as error:
             raise faults.of_error(error, param) from None
         except UnicodeEncodeError:
