@@ -107,6 +107,10 @@ class Forward:
             wanted: Places in it, ascending; may be empty.
             adapters: (first, count, adapter) of its pieces, in the step's order.
         """
+        if self._decoder is not None and self._decoder.single is not None and wanted:
+            alone = plan.single()
+            if alone is not None and all(name is None for _, _, name in adapters):
+                return self._decoder.single(*alone)
         device = self.hf.device
         ids_T = torch.tensor(plan.ids, device=device)
         positions_T = torch.tensor(plan.positions, device=device)
