@@ -226,16 +226,16 @@ class Decoder:
 
     def _rotation(self, positions_T: Tensor, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines at positions, each (T, 1, E)."""
-        cos, sin = self._reaching(last, like)
+        cos, sin = self.tables(last + 1, like)
         if len(positions_T) == 1:
             return cos[last : last + 1], sin[last : last + 1]
         return cos.index_select(0, positions_T), sin.index_select(0, positions_T)
 
-    def _reaching(self, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables of all positions up to the last, and some beyond."""
-        if self._tables is None or len(self._tables[0]) <= last:
+    def tables(self, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of at least so many positions, each (T, 1, E)."""
+        if self._tables is None or len(self._tables[0]) < count:
             size = FIRST_TABLE
-            while size <= last:
+            while size < count:
                 size *= 2
             every = torch.arange(size, device=like.device)[None]
             cos, sin = (t[0][:, None] for t in self.base.rotary_emb(like[None], every))
@@ -246,7 +246,7 @@ class Decoder:
 
     def table(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines at one position, each (1, E)."""
-        cos, sin = self._reaching(position, like)
+        cos, sin = self.tables(position + 1, like)
         return cos[position], sin[position]
 
 
