@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tunesmith.generation.thinking import Parts, ThinkingSplit, begins, split
 
@@ -46,7 +47,7 @@ def test_pieces_say_the_same(answer, cuts, begun):
     """However the text is cut, the parts joined are those of the whole."""
     edges = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     stream = ThinkingSplit(begun=begun)
-    found = [stream.step(answer[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    found = [stream.step(answer[a:b]) for a, b in itertools.pairwise(edges)]
     found.append(stream.finish())
     joined = Parts("".join(p.thought for p in found), "".join(p.said for p in found))
     assert joined == split(answer, begun=begun)

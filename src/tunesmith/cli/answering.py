@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
+
+if TYPE_CHECKING:
+    from tunesmith.generation.thinking import ThinkingSplit
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 OPTIONS: dict[str, Any] = {
@@ -39,9 +42,15 @@ OPTIONS: dict[str, Any] = {
         Path | None, typer.Option(help="JSON schema file: answers are JSON that it allows.")
     ],
     "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
+    "engine": Annotated[
+        str | None, typer.Option(help="torch (default), or compiled: a minute's wait, then faster.")
+    ],
 }
-"""Options by the names of Sampling's fields, and the schema; not given: as the model's generation
-config says."""
+"""Options by the names of Sampling's fields, the schema and the engine; not given: as the model's
+generation config says."""
+PROMPT_END = 16
+"""So many last tokens of a prompt are read to see whether it opens thoughts."""
+ENGINES = ("torch", "compiled")
 
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -85,10 +94,10 @@ class Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
         from tunesmith.generation import base
-        from tunesmith.generation.torch import TorchGenerator
 
         given = dict(given)
         schema = read_schema(given.pop("schema", None))
+        engine = checked_engine(given.pop("engine", ENGINES[0]))
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
@@ -98,7 +107,7 @@ class Voice:
         for note in loaded.template.notes:
             output.log(f"note    {note}")
         output.log(f"answers {describe(sampling)}")
-        generator = TorchGenerator(loaded.model, loaded.tokenizer)
+        generator = base.build(engine, loaded.model, loaded.tokenizer)
         for note in generator.notes:
             output.log(f"note    {note}")
         return cls(spec, loaded, generator, sampling, schema)
@@ -141,6 +150,13 @@ class Voice:
                 raise self.not_finite()
             yield event
 
+    def split(self, ids: Sequence[int]) -> ThinkingSplit:
+        """What takes thoughts apart from the answer to a prompt."""
+        from tunesmith.generation.thinking import ThinkingSplit, begins
+
+        end = self.loaded.tokenizer.decode(list(ids[-PROMPT_END:]), skip_special=False)
+        return ThinkingSplit(begun=begins(end))
+
     def not_finite(self) -> RunError:
         return RunError(
             "R230",
@@ -148,6 +164,22 @@ class Voice:
             why="Its weights hold NaN or infinity, or overflow in the compute type.",
             fix="use an earlier checkpoint: tunesmith runs show lists them",
         )
+
+
+def checked_engine(name: str) -> str:
+    """The engine's name.
+
+    Raises:
+        ConfigError: G150, there is no such engine over a model of this process.
+    """
+    if name not in ENGINES:
+        raise ConfigError(
+            "G150",
+            f"no engine `{name}`",
+            where="--engine",
+            fix=f"one of {', '.join(ENGINES)}",
+        )
+    return name
 
 
 def read_schema(path: Path | None) -> list[Any]:

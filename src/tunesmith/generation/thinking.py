@@ -17,7 +17,7 @@ class Parts(NamedTuple):
 class ThinkingSplit:
     """Splits the text of one answer as it comes.
 
-    Only a `<think>` that begins the answer opens thoughts (white space may precede it), so an answer
+    Only a `<think>` that begins the answer (or follows white space there) opens thoughts: an answer
     that talks about the mark keeps it. White space around thoughts and before what follows them
     belongs to neither. Thoughts that are not closed are all there is.
 
