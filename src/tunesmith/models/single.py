@@ -7,7 +7,7 @@ operations, so what does not change is folded into the weights (gains of norms, 
 attention), a norm is one product's factor, and all results go into the same few buffers.
 
 Legend: `D` width, `H` query heads, `K` key heads, `G` = H/K, `E` width of a head, `C` cached
-tokens, `I` inputs, `O` outputs of a product, `L` layers, `V` vocabulary.
+tokens, `I` inputs, `O` outputs of a product, `L` layers, `F` width of the MLP, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class _Layer:
         self.qkv = Product(qkv, _scaled_bias(source))
         self.out = Product(out, source.out.bias)
         self.gates = Product(gates, source.gates.bias)
-        self.down = Product(down, source.down.bias)
+        self.down = Product(down.t(), source.down.bias)
+        self.down_OI = down
 
 
 class Single:
@@ -93,6 +94,7 @@ class Single:
         self.mixed_1O = self.mixed_KGE.view(1, H * E)
         self.gates_1O = gates_IO.new_empty(1, gates_IO.shape[1])
         self.gate, self.up = self.gates_1O.chunk(2, dim=1)
+        self.gate_F = self.gate[0]
         eps = self.decoder.layers[0].norms
         self.floor = None
         if eps:  # √(Σx² + E·eps) = √E · the root mean square
@@ -123,7 +125,7 @@ class Single:
             rate = (float(torch.dot(x_D, x_D)) / width + layer.eps[1]) ** -0.5
             layer.gates(x_1D, rate, self.gates_1O)
             F.silu(self.gate, inplace=True).mul_(self.up)
-            x_1D.addmm_(self.gate, layer.down.weight_IO)
+            x_D.addmv_(layer.down_OI, self.gate_F)
             if layer.down.beta:
                 x_1D.add_(layer.down.bias)
         rate = (float(torch.dot(x_D, x_D)) / width + self.eps) ** -0.5
@@ -194,7 +196,8 @@ def _matrices(layer: Any) -> list[Tensor]:
     if not layer.norms:
         qkv_IO[:, : layer.H * layer.E] *= layer.rule.scale
     gates_IO = _folded(layer.gates, layer.between.weight)
-    return [qkv_IO, _folded(layer.out, None), gates_IO, _folded(layer.down, None)]
+    # many inputs and few outputs are read fastest the other way round
+    return [qkv_IO, _folded(layer.out, None), gates_IO, layer.down.weight()]
 
 
 def _folded(joined: Any, gains_I: Tensor | None) -> Tensor:
