@@ -107,7 +107,7 @@ class Voice:
         for note in loaded.template.notes:
             output.log(f"note    {note}")
         output.log(f"answers {describe(sampling)}")
-        generator = base.build(engine, loaded.model, loaded.tokenizer)
+        generator: Any = base.build(engine, loaded.model, loaded.tokenizer)
         for note in generator.notes:
             output.log(f"note    {note}")
         return cls(spec, loaded, generator, sampling, schema)

@@ -66,6 +66,7 @@ class Joined:
         self.widths: list[int] = [layer.out_features for layer in self.layers]
         self.bias: Tensor | None = None
         self.packed: Tensor | None = None
+        self.whole: Tensor | None = None
         kinds = (nn.Linear, LowRankLinear)
         self.frozen = pack and all(type(layer) in kinds for layer in self.layers)
         """Whether a copy may be held."""
@@ -85,7 +86,7 @@ class Joined:
         if self.packed is not None:
             y_TO = _packed(x_TI, self.packed)
             y_TO = y_TO if self.bias is None else y_TO.add_(self.bias)
-        elif self.frozen:
+        elif self.whole is not None:
             y_TO = F.linear(x_TI, self.whole, self.bias)
         else:
             found = project(x_TI, self.layers)
