@@ -242,3 +242,11 @@ def test_a_terminal_shows_no_control_codes(monkeypatch):
     assert answering.visible(text) == text
     monkeypatch.setattr("sys.stdout", type("T", (), {"isatty": lambda self: True})())
     assert answering.visible(text) == "a\ufffd[31mb\ufffd\tc\nd\ufffdé"
+
+
+def test_thoughts_are_shown_but_not_remembered(capsys):
+    shown = chat.Shown()
+    shown.add("hm", "")
+    shown.add("", "yes")
+    assert capsys.readouterr().out == "hm\n\nyes"
+    assert shown.answer == "yes"

@@ -233,3 +233,21 @@ def test_the_generation_config_advises_and_flags_decide(tiny_model, here, capsys
     assert "temperature 0.6 · top_p 0.95" in capsys.readouterr().err
     main(["generate", str(advised), "-p", "a", "--temperature", "0", *FEW])
     assert "answers greedy" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_not_there_is_refused(tiny_model, capsys):
+    assert main(["generate", str(tiny_model), "-p", "hi", "--engine", "remote"]) == 2
+    assert "G150" in capsys.readouterr().err
+
+
+def test_thoughts_stand_apart():
+    from tunesmith.cli.generate import Question, _line
+    from tunesmith.generation.thinking import ThinkingSplit
+    from tunesmith.types import Event, Message
+
+    question = Question("q", (Message.of("user", "q"),))
+    events = [Event("a", 1, 0.0, "<think>hm</th", None), Event("a", 2, 0.0, "ink>\n\nyes", "stop")]
+    line = _line(question, events, ThinkingSplit())
+    assert (line["reasoning_content"], line["answer"]) == ("hm", "yes")
+    plain = _line(question, [Event("a", 1, 0.0, "yes", "stop")], ThinkingSplit())
+    assert "reasoning_content" not in plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -93,23 +92,6 @@ def test_greedy_is_transformers_generate(family):
     found = tokens(TorchGenerator(model).generate(requests()))
     assert found == {str(i): reference(model, ids) for i, ids in enumerate(PROMPTS)}
     assert len({tuple(answer) for answer in found.values()}) > 1
-
-
-@pytest.mark.parametrize("options", [{}, {"max_rows": 1}, {"speculate": 4}], ids=str)
-@pytest.mark.parametrize("name", ["stories260K", "babyllama105"])
-def test_greedy_of_real_models(shared_data, name, options):
-    folder = shared_data / "models" / name / "hf"
-    golden = json.loads((shared_data / "models" / "GOLDEN.json").read_text())[name]
-    golden = [entry for entry in golden if "output_ids" in entry]
-    model = LanguageModel(AutoModelForCausalLM.from_pretrained(folder))
-    generator = TorchGenerator(model, Tokenizer.load(folder), **options)
-    wanted = [entry["output_ids"] for entry in golden]
-    asked = requests([entry["prompt_ids"] for entry in golden], max_tokens=len(wanted[0]))
-    events = generator.generate(asked)
-    assert list(tokens(events).values()) == wanted
-    for entry, found in zip(golden, events.values(), strict=True):
-        assert entry["text"].endswith(base.text(found))
-        assert found[-1].finish_reason == "length"
 
 
 def test_sixteen_at_once_of_a_real_model(shared_data):

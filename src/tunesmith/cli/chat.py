@@ -104,17 +104,18 @@ class Talker:
         self.messages.append(Message.of("assistant", answer))
 
     def _stream(self, ids: tuple[int, ...]) -> str:
-        answer = ""
+        """Shows the answer, thoughts paler and on lines of their own; returns it without them."""
+        split = self.voice.split(ids)
+        shown = Shown()
         with interruptible() as interrupted:
             for event in self.voice.stream(self._request(ids)):
-                shown = event.text_delta if answer.strip() else event.text_delta.lstrip()
-                answer += event.text_delta
-                print(visible(shown), end="", flush=True)
+                shown.add(*split.step(event.text_delta))
                 if interrupted():
                     print(" …", end="")
                     break
+        shown.add(*split.finish())
         print(flush=True)
-        return answer
+        return shown.answer
 
     def _ids(self) -> tuple[int, ...]:
         """The prompt, oldest turns dropped until the answer has room."""
@@ -132,6 +133,26 @@ class Talker:
 
     def _request(self, ids: tuple[int, ...]) -> Any:
         return self.voice.request("answer", ids)
+
+
+class Shown:
+    """What of an answer stands on the screen."""
+
+    def __init__(self) -> None:
+        self.answer = ""
+        self._thought = False
+
+    def add(self, thought: str, said: str) -> None:
+        """Prints more of both."""
+        if thought:
+            print(_faint(visible(thought)), end="", flush=True)
+            self._thought = True
+        if said.strip() and self._thought:
+            print("\n", flush=True)
+            self._thought = False
+        text = said if self.answer.strip() else said.lstrip()
+        self.answer += said
+        print(visible(text), end="", flush=True)
 
 
 def lines() -> Iterator[str]:
@@ -162,6 +183,10 @@ def label_of(spec: str) -> str:
     """A model's name for the left of its answers: of a long path the last two parts."""
     parts = spec.rstrip("/").split("/")
     return spec if len(spec) <= 32 else "/".join(["…", *parts[-2:]])
+
+
+def _faint(text: str) -> str:
+    return f"\x1b[2m{text}\x1b[0m" if output.colour() else text
 
 
 def _bold(text: str, *, typed: bool = False) -> str:

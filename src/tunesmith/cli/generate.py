@@ -65,7 +65,8 @@ def command(
     file = AnswerFile(output_, told)
     file.check([question.line() for question in questions])
     requests = [voice.request(str(at), one) for at, one in enumerate(ids)]
-    answer_all(voice, requests, file, lambda at, events: _line(questions[at], events))
+    splits = [voice.split(one) for one in ids]
+    answer_all(voice, requests, file, lambda at, events: _line(questions[at], events, splits[at]))
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,18 @@ def _one(voice: Voice, question: Question, request: Request, json: bool) -> None
             print(visible(event.text_delta), end="", flush=True)
     if json:
         tokens = [{"id": event.token, "logprob": event.logprob} for event in events]
-        output.result({**_line(question, events), "tokens": tokens}, json=True)
+        line = _line(question, events, voice.split(request.ids))
+        output.result({**line, "tokens": tokens}, json=True)
     else:
         print()
 
 
-def _line(question: Question, events: list) -> dict[str, Any]:
+def _line(question: Question, events: list, split: Any) -> dict[str, Any]:
+    """An output line; thoughts stand apart from the answer, as OpenAI-like servers have them."""
     from tunesmith.generation import base
 
-    said = {"answer": base.text(events), "finish_reason": events[-1].finish_reason}
+    first, last = split.step(base.text(events)), split.finish()
+    thought = first.thought + last.thought
+    said = {"reasoning_content": thought} if thought else {}
+    said |= {"answer": first.said + last.said, "finish_reason": events[-1].finish_reason}
     return {**question.line(), **said, "answer_tokens": len(events)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,11 @@ class Forward:
         self.direct = not mixed and serves(self.hf)
         self.keeps = "logits_to_keep" in inspect.signature(self.hf.forward).parameters
         self.adapters: dict[str, Mapping[str, Delta]] = {}
-        self._decoder: Decoder | None = None
+        self.decoder: Decoder | None = None
+        self.alone: Any = None
+        """What computes a token that is alone: (id, position, lane, row) → logits; or None."""
+        self.compiler: Callable[[Decoder], Any] | None = None
+        """Makes `alone` of a decoder, if it is to be compiled."""
         self._print: Any = None
         self._beside: Sequence[Beside] = ()
 
@@ -56,7 +60,10 @@ class Forward:
         if self.direct:
             size = sum(p.numel() * p.element_size() for p in self.hf.parameters())
             small = self.hf.device.type == "cpu" and size <= PACK_BYTES
-            self._decoder = Decoder(self.hf, pack=small and not live)
+            self.decoder = Decoder(self.hf, pack=small and not live)
+            self.alone = self.decoder.single
+            if self.compiler is not None and self.alone is not None:
+                self.alone = self.compiler(self.decoder)
         return True
 
     def add_adapter(self, name: str, deltas: Mapping[str, Delta]) -> None:
@@ -107,14 +114,18 @@ class Forward:
             wanted: Places in it, ascending; may be empty.
             adapters: (first, count, adapter) of its pieces, in the step's order.
         """
+        if self.alone is not None and wanted:
+            token = plan.single()
+            if token is not None and all(name is None for _, _, name in adapters):
+                return self.alone(*token)
         device = self.hf.device
         ids_T = torch.tensor(plan.ids, device=device)
         positions_T = torch.tensor(plan.positions, device=device)
         beside = self._parts(adapters) if self.adapters else ()
         wanted_S = torch.tensor(wanted, device=device, dtype=torch.long)
-        if self._decoder is not None:
+        if self.decoder is not None:
             some = None if len(wanted) == len(plan.ids) else wanted_S
-            return self._decoder(ids_T, positions_T, some, plan, beside)
+            return self.decoder(ids_T, positions_T, some, plan, beside)
         inputs: dict[str, Any] = {"logits_to_keep": wanted_S} if self.keeps else {}
         self._beside = beside
         try:

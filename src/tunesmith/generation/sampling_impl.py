@@ -45,19 +45,25 @@ def choose(
     scores_BV = repetition_penalty(scores_BV, [s.repetition_penalty for s in samplings], histories)
     scores_BV = answer_penalties(scores_BV, samplings, histories, begins or [0] * len(histories))
     scores_BV = restricted(scores_BV, allowed or [])
-    tokens_B = scores_BV.argmax(-1)
+    tokens_B = best(scores_BV)
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if drawn:
         rows = torch.tensor(drawn, device=logits_BV.device)
         chosen = [samplings[row] for row in drawn]
         noise = [uniform(samplings[row].seed, len(histories[row])) for row in drawn]
         tokens_B[rows] = draw(distribution(scores_BV[rows], chosen), noise)
-    logprobs_B = wide_BV.gather(1, tokens_B[:, None])[:, 0] - wide_BV.logsumexp(-1)
-    logprobs = logprobs_B.tolist()
+    logprobs = wide_BV.log_softmax(-1).gather(1, tokens_B[:, None])[:, 0].tolist()
     for row, tokens in enumerate(allowed or []):
         if tokens is not None and not len(tokens):
             logprobs[row] = math.nan
     return tokens_B.tolist(), logprobs
+
+
+def best(scores_BV: Tensor) -> Tensor:
+    """The best token of each row, the first of equals; on CPUs NumPy is ten times as fast."""
+    if scores_BV.device.type != "cpu" or scores_BV.dtype not in (torch.float32, torch.float64):
+        return scores_BV.argmax(-1)
+    return torch.from_numpy(scores_BV.detach().numpy().argmax(-1))
 
 
 def likeliest(logits_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:
@@ -66,9 +72,9 @@ def likeliest(logits_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int,
     if not most:
         return [()] * len(counts)
     wide_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
-    best_BN, token_BN = (wide_BV - wide_BV.logsumexp(-1, keepdim=True)).topk(most)
+    best_BN, token_BN = wide_BV.log_softmax(-1).topk(most)
     pairs = zip(token_BN.tolist(), best_BN.tolist(), counts, strict=True)
-    return [tuple(zip(tokens, best, strict=True))[:n] for tokens, best, n in pairs]
+    return [tuple(zip(tokens, found, strict=True))[:n] for tokens, found, n in pairs]
 
 
 def distribution(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:

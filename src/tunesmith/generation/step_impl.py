@@ -121,6 +121,13 @@ class StepPlan:
         group.starts.append(place.length)
         group.rows.append(place.row)
 
+    def single(self) -> tuple[int, int, Lane, int] | None:
+        """(id, position, lane, row) if the step is one token of one request."""
+        if len(self.ids) != 1:
+            return None
+        write = self.writes[0]
+        return self.ids[0], self.positions[0], write.lane, write.rows[0]
+
     def attend(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, rule: Rule) -> Tensor:
         """Stores this step's keys and values, and attends; returns (T, H, E of the values)."""
         for write in self.writes:

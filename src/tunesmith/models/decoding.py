@@ -25,13 +25,15 @@ from tunesmith.models.attention import Rule
 from tunesmith.models.fused import norm_forward
 from tunesmith.models.kernels import is_gated, known, window_of
 from tunesmith.models.lowrank import LowRankLinear, project, weight_of
+from tunesmith.models.single import Single, fits
 
 STATIC = ("default", "linear", "llama3", "yarn")
 """Kinds of rotation that are the same at every length."""
 FIRST_TABLE = 256
-SMALL = 2**21
-"""Weights of fewer numbers are multiplied with one token as they are: a call of oneDNN costs more
-than its layout gains."""
+FEW = 4
+"""oneDNN reads its layout faster for four rows than for one to three."""
+SINGLE_BYTES = 2**30
+"""Weights up to this size get another copy, laid out for one token a step."""
 
 
 class Delta(NamedTuple):
@@ -66,19 +68,23 @@ class Joined:
         self.packed: Tensor | None = None
         self.whole: Tensor | None = None
         kinds = (nn.Linear, LowRankLinear)
-        if not pack or not all(type(layer) in kinds for layer in self.layers):
-            return
+        self.frozen = pack and all(type(layer) in kinds for layer in self.layers)
+        """Whether a copy may be held."""
+        if self.frozen:
+            whole_OI = self.weight()
+            self.bias = _biases(self.layers, whole_OI)
+            self.packed = lay_out(whole_OI)
+            self.whole = whole_OI if self.packed is None else None
+
+    def weight(self) -> Tensor:
+        """Weights of all layers with their own deltas, one below the other, shape (ΣO, I)."""
         weights = [_weight(layer) for layer in self.layers]
-        whole_OI = torch.cat(weights) if len(weights) > 1 else weights[0]
-        self.bias = _biases(self.layers, whole_OI)
-        self.packed = lay_out(whole_OI)
-        if self.packed is None or whole_OI.numel() < SMALL:
-            self.whole = whole_OI
+        return torch.cat(weights) if len(weights) > 1 else weights[0]
 
     def __call__(self, x_TI: Tensor, beside: Sequence[Beside] = ()) -> Tensor:
         """All outputs side by side, shape (T, ΣO)."""
-        if self.packed is not None and (self.whole is None or len(x_TI) > 1):
-            y_TO = packed_linear(x_TI.contiguous(), self.packed)
+        if self.packed is not None:
+            y_TO = _packed(x_TI, self.packed)
             y_TO = y_TO if self.bias is None else y_TO.add_(self.bias)
         elif self.whole is not None:
             y_TO = F.linear(x_TI, self.whole, self.bias)
@@ -95,6 +101,14 @@ class Joined:
                     add_delta(y, x, delta)
                 begin += width
         return y_TO
+
+
+def _packed(x_TI: Tensor, packed: Tensor) -> Tensor:
+    """x Wᵀ; with fewer rows than `FEW` zeros are multiplied too, which takes less time."""
+    missing = FEW - len(x_TI)
+    if missing <= 0:
+        return packed_linear(x_TI.contiguous(), packed)
+    return packed_linear(F.pad(x_TI, (0, 0, 0, missing)), packed)[:-missing]
 
 
 def add_delta(y_nO: Tensor, x_nI: Tensor, delta: Delta) -> None:
@@ -184,6 +198,8 @@ class Decoder:
         ]
         self.head = Joined({"lm_head": self.hf.lm_head}, pack)
         self._tables: tuple[Tensor, Tensor] | None = None
+        size = sum(p.numel() * p.element_size() for p in hf.parameters())
+        self.single = Single(self) if size <= SINGLE_BYTES and fits(self) else None
 
     def __call__(
         self, ids_T: Tensor, positions_T: Tensor, wanted_S: Tensor | None, plan: Any, beside=()
@@ -211,19 +227,28 @@ class Decoder:
 
     def _rotation(self, positions_T: Tensor, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines at positions, each (T, 1, E)."""
-        if self._tables is None or len(self._tables[0]) <= last:
+        cos, sin = self.tables(last + 1, like)
+        if len(positions_T) == 1:
+            return cos[last : last + 1], sin[last : last + 1]
+        return cos.index_select(0, positions_T), sin.index_select(0, positions_T)
+
+    def tables(self, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of at least so many positions, each (T, 1, E)."""
+        if self._tables is None or len(self._tables[0]) < count:
             size = FIRST_TABLE
-            while size <= last:
+            while size < count:
                 size *= 2
-            every = torch.arange(size, device=positions_T.device)[None]
+            every = torch.arange(size, device=like.device)[None]
             cos, sin = (t[0][:, None] for t in self.base.rotary_emb(like[None], every))
             half = sin.shape[-1] // 2
             signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._tables = cos.contiguous(), signed
-        cos, sin = self._tables
-        if len(positions_T) == 1:
-            return cos[last : last + 1], sin[last : last + 1]
-        return cos.index_select(0, positions_T), sin.index_select(0, positions_T)
+        return self._tables
+
+    def table(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines at one position, each (1, E)."""
+        cos, sin = self.tables(position + 1, like)
+        return cos[position], sin[position]
 
 
 def serves(hf: PreTrainedModel) -> bool:

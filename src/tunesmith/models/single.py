@@ -1,0 +1,229 @@
+"""The forward pass for one token of one request: what chat on a CPU spends its time on.
+
+At one token a step a product reads every weight once and does nothing else, so the layout of the
+weights decides: laid out with the inputs as rows, in pages of 2 MiB, they are read 1.7 times as
+fast as torch's linear layers read them (Zen 4, float32; ADR 0018). The rest is the price of calling
+operations, so what does not change is folded into the weights (gains of norms, the scale of
+attention), a norm is one product's factor, and all results go into the same few buffers.
+
+Legend: `D` width, `H` query heads, `K` key heads, `G` = H/K, `E` width of a head, `C` cached
+tokens, `I` inputs, `O` outputs of a product, `L` layers, `F` width of the MLP, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PAGE = 2**21
+"""Bytes of a huge page."""
+LINE = 16
+"""Numbers between the beginnings of two matrices are a multiple of this: a cache line."""
+
+
+class Product:
+    """x ↦ scale · x W' + b, with the gains of the norm before it in W'."""
+
+    def __init__(self, weight_IO: Tensor, bias_O: Tensor | None):
+        self.weight_IO = weight_IO
+        self.beta = 0 if bias_O is None else 1
+        self.bias = weight_IO.new_zeros(1, weight_IO.shape[1]) if bias_O is None else bias_O[None]
+
+    def __call__(self, x_1I: Tensor, scale: float, out_1O: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x_1I, self.weight_IO, beta=self.beta, alpha=scale, out=out_1O)
+
+
+class _Layer:
+    """The products of one layer, and its numbers."""
+
+    def __init__(self, source: Any, weights: Sequence[Tensor]):
+        qkv, out, gates, down = weights
+        self.index, self.rule = source.index, source.rule
+        self.eps = [source.before.variance_epsilon, source.between.variance_epsilon]
+        self.qkv = Product(qkv, _scaled_bias(source))
+        self.out = Product(out, source.out.bias)
+        self.gates = Product(gates, source.gates.bias)
+        self.down = Product(down.t(), source.down.bias)
+        self.down_OI = down
+
+
+class Single:
+    """A packed `Decoder` for one token.
+
+    Args:
+        decoder: It has layers with the same heads throughout; `fits` tells.
+    """
+
+    def __init__(self, decoder: Any):
+        sources = decoder.layers
+        first = sources[0]
+        self.decoder, self.H, self.K, self.E = decoder, first.H, first.K, first.E
+        matrices = [matrix for layer in sources for matrix in _matrices(layer)]
+        norm = decoder.base.norm
+        matrices.append(_folded(decoder.head, norm.weight))
+        *packed, head = pooled(matrices)
+        self.layers = [
+            _Layer(layer, packed[4 * at : 4 * at + 4]) for at, layer in enumerate(sources)
+        ]
+        self.head, self.eps = Product(head, decoder.head.bias), norm.variance_epsilon
+        self.embedding_VD = decoder.base.embed_tokens.weight.detach()
+        self.gains_LHE, self.swapped_LHE = _gains(sources)
+        self._buffers(packed[0], packed[2])
+
+    def _buffers(self, qkv_IO: Tensor, gates_IO: Tensor) -> None:
+        """Where results go, and the views of them that every layer takes."""
+        H, K, E = self.H, self.K, self.E
+        half = E // 2
+        self.x_1D = qkv_IO.new_empty(1, qkv_IO.shape[0])
+        self.x_D = self.x_1D[0]
+        self.qkv_1O = qkv_IO.new_empty(1, qkv_IO.shape[1])
+        heads = self.qkv_1O.view(H + 2 * K, E)
+        self.raw, self.v_KE = heads[: H + K], heads[H + K :]
+        self.low, self.high = self.raw[:, :half], self.raw[:, half:]
+        self.turned = torch.empty_like(self.raw)
+        self.turned_low, self.turned_high = self.turned[:, :half], self.turned[:, half:]
+        self.q_KGE, self.k_KE = self.turned[:H].view(K, H // K, E), self.turned[H:]
+        self.norms = qkv_IO.new_empty(H + K, 1)
+        self.mixed_KGE = qkv_IO.new_empty(K, H // K, E)
+        self.mixed_1O = self.mixed_KGE.view(1, H * E)
+        self.gates_1O = gates_IO.new_empty(1, gates_IO.shape[1])
+        self.gate, self.up = self.gates_1O.chunk(2, dim=1)
+        self.gate_F = self.gate[0]
+        eps = self.decoder.layers[0].norms
+        self.floor = None
+        if eps:  # √(Σx² + E·eps) = √E · the root mean square
+            self.floor = qkv_IO.new_tensor(math.sqrt(E * eps[0].variance_epsilon))
+
+    def __call__(self, token: int, position: int, lane: Any, row: int) -> Tensor:
+        """Logits of what follows the token, shape (1, V); its keys and values go to the lane.
+
+        Args:
+            token: Its id.
+            position: Its position, and how many tokens the row holds before it.
+            lane: Keys and values.
+            row: Of the lane.
+        """
+        x_1D, x_D, width = self.x_1D, self.x_D, self.x_D.shape[0]
+        x_D.copy_(self.embedding_VD[token])
+        cos, sin = self.decoder.table(position, x_1D)
+        if self.gains_LHE is not None:
+            cos, sin = cos * self.gains_LHE, sin * self.swapped_LHE
+        for at, layer in enumerate(self.layers):
+            rate = (float(torch.dot(x_D, x_D)) / width + layer.eps[0]) ** -0.5
+            layer.qkv(x_1D, rate, self.qkv_1O)
+            self._turn(*((cos, sin) if self.gains_LHE is None else (cos[at], sin[at])))
+            self._attend(layer, position, lane, row)
+            x_1D.addmm_(self.mixed_1O, layer.out.weight_IO)
+            if layer.out.beta:
+                x_1D.add_(layer.out.bias)
+            rate = (float(torch.dot(x_D, x_D)) / width + layer.eps[1]) ** -0.5
+            layer.gates(x_1D, rate, self.gates_1O)
+            F.silu(self.gate, inplace=True).mul_(self.up)
+            x_D.addmv_(layer.down_OI, self.gate_F)
+            if layer.down.beta:
+                x_1D.add_(layer.down.bias)
+        rate = (float(torch.dot(x_D, x_D)) / width + self.eps) ** -0.5
+        return self.head(x_1D, rate, x_1D.new_empty(1, self.embedding_VD.shape[0]))
+
+    def _turn(self, cos: Tensor, sin: Tensor) -> None:
+        """Norm over each head, gains and rotation, from `raw` to `turned`."""
+        if self.floor is not None:
+            torch.linalg.vector_norm(self.raw, dim=1, keepdim=True, out=self.norms)
+            self.raw.div_(torch.hypot(self.norms, self.floor, out=self.norms))
+        half = self.E // 2
+        torch.mul(self.raw, cos, out=self.turned)
+        self.turned_low.addcmul_(self.high, sin[..., :half])
+        self.turned_high.addcmul_(self.low, sin[..., half:])
+
+    def _attend(self, layer: _Layer, position: int, lane: Any, row: int) -> None:
+        """What attention gathers, in `mixed`; its scale is in the weights."""
+        found = lane.keys.get(layer.index)
+        if found is None:
+            found, _ = lane.layer(layer.index, self.k_KE[None], self.v_KE[None])
+        keys_KCE, values_KCE = found[row], lane.values[layer.index][row]
+        keys_KCE.select(1, position).copy_(self.k_KE)
+        values_KCE.select(1, position).copy_(self.v_KE)
+        begin = 0 if layer.rule.window is None else max(0, position - layer.rule.window + 1)
+        keys = keys_KCE.narrow(1, begin, position + 1 - begin)
+        values = values_KCE.narrow(1, begin, position + 1 - begin)
+        weights = torch.bmm(self.q_KGE, keys.transpose(1, 2)).softmax(-1)
+        torch.bmm(weights, values, out=self.mixed_KGE)
+
+
+def fits(decoder: Any) -> bool:
+    """Whether a decoder's layers are packed in float32 and alike."""
+    heads = {(layer.H, layer.K, layer.E, len(layer.norms)) for layer in decoder.layers}
+    joined = [j for a in decoder.layers for j in (a.qkv, a.out, a.gates, a.down)]
+    return (
+        len(heads) == 1
+        and all(j.frozen for j in (*joined, decoder.head))
+        and decoder.base.embed_tokens.weight.dtype == torch.float32
+    )
+
+
+def pooled(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of matrices side by side in huge pages, where the system has them."""
+    sizes = [-(-matrix.numel() // LINE) * LINE for matrix in matrices]
+    memory = _pages(sum(sizes), matrices[0].dtype)
+    found, at = [], 0
+    for matrix, size in zip(matrices, sizes, strict=True):
+        found.append(memory[at : at + matrix.numel()].view(matrix.shape).copy_(matrix))
+        at += size
+    return found
+
+
+def _pages(count: int, dtype: torch.dtype) -> Tensor:
+    """So many zeros, from the beginning of a huge page on if there are any."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(count, dtype=dtype)
+    size = count * dtype.itemsize
+    memory = mmap.mmap(-1, size + PAGE)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    skipped = -whole.data_ptr() % PAGE
+    return whole[skipped : skipped + size].view(dtype)
+
+
+def _matrices(layer: Any) -> list[Tensor]:
+    """Weights of the four products, with what precedes and follows them folded in."""
+    qkv_IO = _folded(layer.qkv, layer.before.weight)
+    if not layer.norms:
+        qkv_IO[:, : layer.H * layer.E] *= layer.rule.scale
+    gates_IO = _folded(layer.gates, layer.between.weight)
+    # many inputs and few outputs are read fastest the other way round
+    return [qkv_IO, _folded(layer.out, None), gates_IO, layer.down.weight()]
+
+
+def _folded(joined: Any, gains_I: Tensor | None) -> Tensor:
+    """Wᵀ with a norm's gains on its rows, shape (I, O)."""
+    weight_IO = joined.weight().t()
+    return weight_IO.clone() if gains_I is None else weight_IO * gains_I.detach()[:, None]
+
+
+def _scaled_bias(layer: Any) -> Tensor | None:
+    if layer.qkv.bias is None or layer.norms:
+        return layer.qkv.bias
+    bias_O = layer.qkv.bias.clone()
+    bias_O[: layer.H * layer.E] *= layer.rule.scale
+    return bias_O
+
+
+def _gains(layers: Sequence[Any]) -> tuple[Any, Any]:
+    """Gains of the heads' norms, and the same with halves swapped for the rotation's other part,
+    each (L, H + K, E); queries' also times the scale of attention. None without such norms."""
+    if not layers[0].norms:
+        return None, None
+    found = []
+    for layer in layers:
+        gains_HE = layer.gains * math.sqrt(layer.E)
+        gains_HE[: layer.H] *= layer.rule.scale
+        found.append(gains_HE)
+    gains_LHE = torch.stack(found)
+    half = gains_LHE.shape[-1] // 2
+    return gains_LHE, torch.cat([gains_LHE[..., half:], gains_LHE[..., :half]], dim=-1)
