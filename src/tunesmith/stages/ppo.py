@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunesmith.losses import advantages
-from tunesmith.rewards.base import Reward
 from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
 from tunesmith.stages.rollout_impl import Answer, Round
 from tunesmith.types import Batch, Loss, Parts, Term
@@ -19,19 +18,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PpoConfig:
+class PpoConfig(rollouts.RolloutConfig):
     """One answer a prompt, every token weighed by a critic (arXiv:1707.06347, 2203.02155). A
     step's batch size counts prompts."""
 
     kind: Literal["ppo"] = "ppo"
     """The stage's name."""
-    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
-    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
-    token_count, rewards.py:function, http://…, a reward model's run."""
-    max_completion_length: int = 256
-    """Longest answer in tokens."""
-    temperature: float = 1.0
-    """Of sampling, and of the log-probabilities that are trained."""
     num_ppo_epochs: int = 4
     """Passes over the answers of a round."""
     num_mini_batches: int = 1
@@ -60,10 +52,6 @@ class PpoConfig:
     """Bring rewards to mean 0 and variance 1 of all seen so far."""
     missing_eos_penalty: float = 0.0
     """Taken off the reward of answers that were cut at max_completion_length."""
-    kl_limit: float = 30.0
-    """Red line: KL of an answer to the model before training, in nats."""
-    on_health: Literal["warn", "stop"] = "warn"
-    """A crossed red line (KL, clipped share, ratio, length, critic): say so, or stop."""
 
 
 class PpoStage(rollouts.RolloutStage):
@@ -93,9 +81,9 @@ class PpoStage(rollouts.RolloutStage):
         """
         super().check(recipe)
         config = self.config
-        for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches"):
+        for name in ("num_ppo_epochs", "num_mini_batches"):
             columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
-        for name in ("temperature", "cliprange", "cliprange_value", "kl_limit", "kl_horizon"):
+        for name in ("cliprange", "cliprange_value", "kl_horizon"):
             columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
             columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
