@@ -1,5 +1,5 @@
 """LAW: kill a run that learns from its own answers anywhere in a round: while they are sampled,
-scored or learned from, or while a save is written. Resumed, it ends bit for bit as if nobody had."""
+scored or learned from, or a save is written. Resumed, it ends bit for bit as if nobody had."""
 
 from __future__ import annotations
 

@@ -58,8 +58,10 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
         if weight in trained:
             moved = (trained[weight] - before[weight]).norm()
             assert (trained[weight] - tensor).norm() < 0.01 * moved, weight
-    critic = load_file(run.model_path() / "value.safetensors")["value.weight"][0]
-    assert torch.allclose(critic, peer.critic.detach(), rtol=1e-2, atol=1e-6)
+    critic = load_file(run.model_path() / "value.safetensors")
+    for name, tensor in (("value.weight", peer.critic[None]), ("value.time", peer.time)):
+        wanted_tensor = plain.critic_rate * tensor.detach()
+        assert torch.allclose(critic[name], wanted_tensor, rtol=1e-2, atol=1e-5), name
 
 
 @pytest.mark.parametrize("tuner", ["full", "freeze", {"kind": "lora", "r": 4}])
@@ -134,11 +136,11 @@ def test_a_reward_model_scores_and_stays_apart_from_policy_and_critic(
     assert critic.abs().max() > 0
     assert not torch.allclose(critic, head)
     ran, made, answers = seen[-1]
-    value, policy = ran.stage.value.weight.detach().clone(), {
+    value, policy = ran.stage.critic.weight.detach().clone(), {
         name: p.detach().clone() for name, p in ran.hf.named_parameters()
     }  # fmt: skip
     scores = ran.stage.scores(answers).total_N
-    assert torch.equal(ran.stage.value.weight, value)
+    assert torch.equal(ran.stage.critic.weight, value)
     assert all(torch.equal(p, policy[name]) for name, p in ran.hf.named_parameters())
     assert scores == pytest.approx(_scored_by_hand(judge, answers), abs=1e-4)
     assert made.columns["reward"].shape == (4, 1)

@@ -16,6 +16,8 @@ from tunesmith.types import Batch, Loss, Parts, Term
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tunesmith.stages.critic_impl import Critic
+
 
 @dataclass(frozen=True)
 class PpoConfig(rollouts.RolloutConfig):
@@ -46,6 +48,8 @@ class PpoConfig(rollouts.RolloutConfig):
     """How far a value may go from what it was."""
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
+    critic_rate: float = 10.0
+    """How many times faster than the rest the critic's head learns: it starts from nothing."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
     normalize_scores: bool = False
@@ -55,11 +59,11 @@ class PpoConfig(rollouts.RolloutConfig):
 
 
 class PpoStage(rollouts.RolloutStage):
-    """The critic is a linear head on the policy's hidden states, apart from any reward head."""
+    """The critic is a head on the policy's hidden states, apart from any reward head."""
 
     Config = PpoConfig
-    value: nn.Linear | None = None
-    """The critic's head, shape (1, D), once `equip` has made it."""
+    critic: Critic | None = None
+    """Made by `equip`."""
 
     def __init__(self, config: PpoConfig, parts: Parts):
         super().__init__(config, parts)
@@ -83,7 +87,7 @@ class PpoStage(rollouts.RolloutStage):
         config = self.config
         for name in ("num_ppo_epochs", "num_mini_batches"):
             columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
-        for name in ("cliprange", "cliprange_value", "kl_horizon"):
+        for name in ("cliprange", "cliprange_value", "kl_horizon", "critic_rate"):
             columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
             columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
@@ -96,32 +100,32 @@ class PpoStage(rollouts.RolloutStage):
     # ------------------------------------------------------------ the critic
 
     def equip(self, hf: nn.Module) -> None:
-        """Makes the critic's head, all zeros: it expects nothing before it has seen a reward."""
+        """Makes the critic, in float32 or wider."""
         import torch
+
+        from tunesmith.stages.critic_impl import Critic
 
         config: Any = hf.config
         weight = next(hf.parameters())
         wide = torch.promote_types(weight.dtype, torch.float32)
-        like = {"device": weight.device, "dtype": wide}
-        self.value = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False, **like)
-        if weight.device.type != "meta":
-            torch.nn.init.zeros_(self.value.weight)
+        width, rate = config.get_text_config().hidden_size, self.config.critic_rate
+        self.critic = Critic(width, rate, dtype=wide, device=weight.device)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {} if self.value is None else {"value": self.value}
+        return {} if self.critic is None else {"value": self.critic}
 
     def save(self, hf: nn.Module, path: Path) -> None:
         """value.safetensors beside the policy, for whoever wants to look at the critic."""
         from safetensors.torch import save_file
 
-        assert self.value is not None, "equip makes the head"
-        head = {"value.weight": self.value.weight.detach().cpu().contiguous()}
-        save_file(head, path / "value.safetensors", metadata={"format": "pt"})
+        assert self.critic is not None, "equip makes it"
+        save_file(self.critic.tensors(), path / "value.safetensors", metadata={"format": "pt"})
 
-    def values(self, hidden_SD: Tensor) -> Tensor:
+    def values(self, hidden_SD: Tensor, example_S: Tensor) -> Tensor:
         """What the critic expects before each token, shape (S,)."""
-        assert self.value is not None, "equip makes the head"
-        return self.value(hidden_SD.to(self.value.weight.dtype))[:, 0]
+        assert self.critic is not None, "equip makes it"
+        left_S = 1.0 - columns.place_in(example_S) / self.config.max_completion_length
+        return self.critic(hidden_SD, left_S)
 
     # ------------------------------------------------------------ rounds
 
@@ -160,7 +164,8 @@ class PpoStage(rollouts.RolloutStage):
     def _measure(self, run: Any) -> Any:
         def measure(batch: Batch) -> tuple[Any, dict[str, Tensor]]:
             tokens, hidden_SD = run.model.score(batch, temperature=self.config.temperature)
-            return tokens, {"logprobs": tokens.logprobs_S, "values": self.values(hidden_SD)}
+            values_S = self.values(hidden_SD, columns.example_of(tokens, batch))
+            return tokens, {"logprobs": tokens.logprobs_S, "values": values_S}
 
         return measure
 
@@ -185,7 +190,7 @@ class PpoStage(rollouts.RolloutStage):
         column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
         reach = config.cliprange, config.cliprange
         found = policy.clipped(logprobs_S, column("old_logprobs"), column("advantages"), *reach)
-        values_S = self.values(hidden_SD).to(logprobs_S.dtype)
+        values_S = self.values(hidden_SD, example_S).to(logprobs_S.dtype)
         errors_S = policy.clipped_values(
             values_S, column("old_values"), column("returns"), config.cliprange_value
         )
