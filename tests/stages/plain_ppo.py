@@ -18,7 +18,7 @@ class Settings:
     gamma: float = 0.97
     lam: float = 0.9
     clip: float = 0.2
-    clip_value: float = 0.2
+    clip_value: float | None = None
     vf_coef: float = 0.1
     entropy_coef: float = 0.0
     temperature: float = 1.0
@@ -54,8 +54,9 @@ class PlainPpo:
 
     def worth(self, hidden, place: int):
         """What the critic expects of an answer with `place` tokens."""
-        late = self.time[0] + self.time[1] * (1 - place / self.settings.longest)
-        return self.settings.critic_rate * (hidden @ self.critic + late)
+        more = self.settings.critic_rate - 1
+        critic, time = (w + more * w.detach() for w in (self.critic, self.time))
+        return hidden @ critic + time[0] + time[1] * (1 - place / self.settings.longest)
 
     def look(self, model, answer: Answer):
         """(log-probabilities, values, entropies) of an answer's tokens."""
@@ -116,10 +117,10 @@ class PlainPpo:
                     ratio.clamp(1 - s.clip, 1 + s.clip) * advantages[t],
                 )
                 policy = policy - torch.min(plain, cut)
-                near = old_values[t] + (values[t] - old_values[t]).clamp(
-                    -s.clip_value, s.clip_value
-                )
-                wrong = torch.max((values[t] - returns[t]) ** 2, (near - returns[t]) ** 2)
+                wrong = (values[t] - returns[t]) ** 2
+                if s.clip_value is not None:
+                    moved = (values[t] - old_values[t]).clamp(-s.clip_value, s.clip_value)
+                    wrong = torch.max(wrong, (old_values[t] + moved - returns[t]) ** 2)
                 value = value + 0.5 * wrong
                 entropy = entropy + spread[t]
                 count += 1

@@ -33,7 +33,7 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
         entropy_coef=own.get("entropy_coef", 0.0),
         lam=own.get("lam", 0.9),
         clip=own.get("cliprange", 0.2),
-        clip_value=own.get("cliprange_value", 0.2),
+        clip_value=own.get("cliprange_value"),
         vf_coef=own.get("vf_coef", 0.1),
     )
     stage = {"kind": "ppo", "rewards": LENGTH, "kl_coef": 0.1, "gamma": 0.97, "lam": 0.9,
@@ -213,8 +213,8 @@ def test_cut_answers_cost_and_scores_are_normalised(tiny_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("cliprange", 0), ("lam", 1.5), ("num_ppo_epochs", 0), ("kl_coef", -1), ("kl_target", 0),
-     ("temperature", 0), ("missing_eos_penalty", -1)],
+    [("cliprange", 0), ("cliprange_value", 0), ("critic_rate", 0), ("lam", 1.5), ("kl_coef", -1),
+     ("num_ppo_epochs", 0), ("kl_target", 0), ("temperature", 0), ("missing_eos_penalty", -1)],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(field, value, tiny_model, tmp_path):
     with pytest.raises(ConfigError) as caught:

@@ -16,8 +16,9 @@ class Critic(nn.Module):
 
     Args:
         width: D.
-        rate: How many times faster than the rest it learns. AdamW moves every number by about its
-            rate, whatever the gradient's scale; so the output is the parameters' times `rate`.
+        rate: How many times faster than the rest it learns. AdamW moves a number by about its
+            learning rate, whatever the gradient's scale; so what is used is the parameters times
+            `rate`, and their gradient is that of what is used: a clip by norm sees no difference.
     """
 
     def __init__(self, width: int, rate: float, *, dtype: torch.dtype, device: torch.device):
@@ -35,10 +36,14 @@ class Critic(nn.Module):
             left_S: Share of the longest answer that is left, 1 before its first token.
         """
         dtype = self.weight.dtype
-        late_S = self.time[0] + self.time[1] * left_S.to(dtype)
-        return self.rate * (hidden_SD.to(dtype) @ self.weight + late_S)
+        weight_D, time = self._grown(self.weight), self._grown(self.time)
+        return hidden_SD.to(dtype) @ weight_D + time[0] + time[1] * left_S.to(dtype)
+
+    def _grown(self, parameter: Tensor) -> Tensor:
+        """Times the rate in value, as it is in gradient."""
+        return parameter + (self.rate - 1) * parameter.detach()
 
     def tensors(self) -> dict[str, Tensor]:
         """What multiplies state, constant and time, the rate included; for a file."""
         found = {"value.weight": self.weight[None], "value.time": self.time}
-        return {name: (self.rate * t).detach().cpu().contiguous() for name, t in found.items()}
+        return {name: self._grown(t).detach().cpu().contiguous() for name, t in found.items()}

@@ -44,8 +44,9 @@ class PpoConfig(rollouts.RolloutConfig):
     """GAE: 0 trusts the critic, 1 what was seen."""
     cliprange: float = 0.2
     """How far the ratio to the sampling policy may go."""
-    cliprange_value: float = 0.2
-    """How far a value may go from what it was."""
+    cliprange_value: float | None = None
+    """How far a value may go from what it was in a round; default: as far as its error says. A
+    reach far below the spread of the returns (TRL's is 0.2) keeps the critic from following."""
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
     critic_rate: float = 10.0
@@ -87,7 +88,9 @@ class PpoStage(rollouts.RolloutStage):
         config = self.config
         for name in ("num_ppo_epochs", "num_mini_batches"):
             columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
-        for name in ("cliprange", "cliprange_value", "kl_horizon", "critic_rate"):
+        reach = config.cliprange_value
+        columns.within("cliprange_value", reach or 0.0, reach is None or reach > 0, "above 0")
+        for name in ("cliprange", "kl_horizon", "critic_rate"):
             columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
             columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
