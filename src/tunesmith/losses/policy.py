@@ -49,7 +49,7 @@ def clipped(
 def clipped_values(
     values_S: Tensor, old_S: Tensor, returns_S: Tensor, reach: float | None
 ) -> Tensor:
-    """½ max((V − R)², (clip(V, V_old ± reach) − R)²), as TRL's PPO had it; ½ (V − R)² of no reach."""
+    """½ max((V − R)², (clip(V, V_old ± reach) − R)²), as in TRL's PPO; None: just ½ (V − R)²."""
     if reach is None:
         return 0.5 * (values_S - returns_S) ** 2
     near_S = torch.minimum(torch.maximum(values_S, old_S - reach), old_S + reach)
