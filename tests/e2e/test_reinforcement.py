@@ -38,8 +38,9 @@ def test_grpo_raises_exact_match_of_sums_it_was_not_trained_on(tmp_path, monkeyp
     write(tmp_path / "taught.jsonl", rows[30:60])
     write(tmp_path / "rewarded.jsonl", rows[60:])
     same = ["data.eval=held-out.jsonl", "train.dtype=float32", "train.save_steps=no", "--quiet"]
-    words = ["sft-lora", "model=builtin:tiny", "data.train=taught.jsonl", "train.max_steps=80"]
-    assert main(["train", *words, "output.name=taught", *same]) == 0
+    words = ["sft-lora", "model=builtin:tiny", "data.train=taught.jsonl", "train.max_steps=50"]
+    words += ["optim.learning_rate=3e-3", "output.name=taught"]
+    assert main(["train", *words, *same]) == 0
     words = ["grpo-lora", "model=run:taught", "data.train=rewarded.jsonl", "eval.steps=25"]
     words += ["stage.rewards=exact_match", "output.name=rewarded"]
     assert main(["train", *words, *same]) == 0

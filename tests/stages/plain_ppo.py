@@ -18,14 +18,14 @@ class Settings:
     gamma: float = 0.97
     lam: float = 0.9
     clip: float = 0.2
-    clip_value: float | None = None
+    clip_value: float | None = 0.2
     vf_coef: float = 0.1
     entropy_coef: float = 0.0
     temperature: float = 1.0
     epochs: int = 2
     mini_batches: int = 2
     rate: float = 1e-3
-    critic_rate: float = 10.0
+    critic_rate: float = 1.0
     longest: int = 8
     adam_epsilon: float = 1e-4
     max_norm: float = 1.0
@@ -54,9 +54,8 @@ class PlainPpo:
 
     def worth(self, hidden, place: int):
         """What the critic expects of an answer with `place` tokens."""
-        more = self.settings.critic_rate - 1
-        critic, time = (w + more * w.detach() for w in (self.critic, self.time))
-        return hidden @ critic + time[0] + time[1] * (1 - place / self.settings.longest)
+        time = self.time + (self.settings.critic_rate - 1) * self.time.detach()
+        return hidden @ self.critic + time[0] + time[1] * (1 - place / self.settings.longest)
 
     def look(self, model, answer: Answer):
         """(log-probabilities, values, entropies) of an answer's tokens."""

@@ -16,9 +16,10 @@ class Critic(nn.Module):
 
     Args:
         width: D.
-        rate: How many times faster than the rest it learns. AdamW moves a number by about its
-            learning rate, whatever the gradient's scale; so what is used is the parameters times
-            `rate`, and their gradient is that of what is used: a clip by norm sees no difference.
+        rate: How many times faster than the rest constant and time learn, which follow the mean of
+            the returns. AdamW moves a number by about its learning rate, whatever the gradient's
+            scale; so what is used is the parameters times `rate`, and their gradient is that of
+            what is used: a clip by norm sees no difference.
     """
 
     def __init__(self, width: int, rate: float, *, dtype: torch.dtype, device: torch.device):
@@ -36,8 +37,8 @@ class Critic(nn.Module):
             left_S: Share of the longest answer that is left, 1 before its first token.
         """
         dtype = self.weight.dtype
-        weight_D, time = self._grown(self.weight), self._grown(self.time)
-        return hidden_SD.to(dtype) @ weight_D + time[0] + time[1] * left_S.to(dtype)
+        time = self._grown(self.time)
+        return hidden_SD.to(dtype) @ self.weight + time[0] + time[1] * left_S.to(dtype)
 
     def _grown(self, parameter: Tensor) -> Tensor:
         """Times the rate in value, as it is in gradient."""
@@ -45,5 +46,5 @@ class Critic(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What multiplies state, constant and time, the rate included; for a file."""
-        found = {"value.weight": self.weight[None], "value.time": self.time}
-        return {name: self._grown(t).detach().cpu().contiguous() for name, t in found.items()}
+        found = {"value.weight": self.weight[None], "value.time": self._grown(self.time)}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}

@@ -44,13 +44,13 @@ class PpoConfig(rollouts.RolloutConfig):
     """GAE: 0 trusts the critic, 1 what was seen."""
     cliprange: float = 0.2
     """How far the ratio to the sampling policy may go."""
-    cliprange_value: float | None = None
-    """How far a value may go from what it was in a round; default: as far as its error says. A
-    reach far below the spread of the returns (TRL's is 0.2) keeps the critic from following."""
+    cliprange_value: float | None = 0.2
+    """How far a value may go from what it was in a round; null: as far as its error says. Returns
+    that rise faster than this leave the critic behind."""
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
-    critic_rate: float = 10.0
-    """How many times faster than the rest the critic's head learns: it starts from nothing."""
+    critic_rate: float = 1.0
+    """How many times faster than the rest the critic follows the mean of the returns."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
     normalize_scores: bool = False
