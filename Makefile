@@ -4,6 +4,8 @@ VENV   ?= .venv
 # Arguments for pytest and for the benchmark, e.g. `make test ARGS='-k pack'`.
 ARGS   ?=
 WORKERS ?= 2
+# Where `make chain` leaves its runs; default: a temporary folder.
+RUNS   ?=
 
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -14,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 
 help:
 	@echo 'make demo       a minute, offline, on the embedded model: check, train, evaluate, merge, chat'
-	@echo 'make chain      pretrain, fine-tune, reward model, DPO on the embedded model: a minute or two'
+	@echo 'make chain      pretrain, fine-tune, reward model, DPO, PPO on the embedded model: two minutes'
 	@echo 'make test       the test suite, under five minutes on two cores'
 	@echo 'make test-slow  the tests marked slow: kills, parity with transformers and TRL'
 	@echo 'make lint       ruff check, ruff format --check, pyright'
@@ -42,7 +44,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 chain: $(VENV)/.base
-	@folder=$$(mktemp -d) && for link in 1-pretrain 2-sft 3-reward 4-dpo; do \
+	@folder=$(or $(RUNS),$$(mktemp -d)) && for link in 1-pretrain 2-sft 3-reward 4-dpo 5-ppo; do \
 	  $(BIN)/tunesmith train chain/$$link output.dir=$$folder $(ARGS) || exit $$?; done; \
 	  $(BIN)/tunesmith score $$folder/chain-reward builtin:demo/pairs.jsonl -o $$folder/scores.jsonl
 

@@ -8,6 +8,10 @@ The product has no hooks for this. The child counts its own file operations by P
 from __future__ import annotations
 
 import errno
+import functools
+import importlib
+import itertools
+import json
 import os
 import signal
 import sys
@@ -24,6 +28,15 @@ KINDS = ("kill", "torn", "power")
 """kill: SIGKILL before the operation; torn: half of a write, then SIGKILL; power: SIGKILL, and all
 that was written but not fsynced is gone."""
 REFUSED, CRASHED = 10, 11
+
+
+CALLS = {
+    "token": ("tunesmith.generation.torch", "TorchGenerator", "step"),
+    "measure": ("tunesmith.models.language_model", "LanguageModel", "score"),
+    "update": ("tunesmith.parallel.single", "SingleParallel", "step"),
+}
+"""Functions within a round of sampled answers: a token of all answers in hand, a forward pass over
+answers, an update of the weights."""
 
 
 class Operation(NamedTuple):
@@ -117,6 +130,41 @@ def fail(root: Path, at: int, error: int, *, stays: bool = False) -> Callable[[]
             raise OSError(error, os.strerror(error))
 
     return lambda: install(root, strike)
+
+
+def kill_in_call(name: str, number: int) -> None:
+    """Strikes with SIGKILL before call `number` of a function of `CALLS`. For good: in a child."""
+
+    def strike(index: int) -> None:
+        if index == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _before_each(name, strike)
+
+
+def count_calls(path: Path) -> None:
+    """Keeps the numbers of calls of all `CALLS` in a JSON file. For good: in a child."""
+    counts = dict.fromkeys(CALLS, 0)
+
+    def count(name: str, index: int) -> None:
+        counts[name] = index + 1
+        path.write_text(json.dumps(counts))
+
+    for name in CALLS:
+        _before_each(name, functools.partial(count, name))
+
+
+def _before_each(name: str, act: Callable[[int], None]) -> None:
+    module, owner, attribute = CALLS[name]
+    cls = vars(importlib.import_module(module))[owner]
+    original, numbers = vars(cls)[attribute], itertools.count()
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        act(next(numbers))
+        return original(*args, **kwargs)
+
+    setattr(cls, attribute, call)
 
 
 class State:

@@ -93,25 +93,25 @@ def tensors_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + raw[end:]).hexdigest()
 
 
-def write_recipe(folder: Path, setup: str, model: Path) -> Path:
+def write_recipe(folder: Path, setup: dict[str, Any], model: Path) -> Path:
     """A run of nine steps with every source of randomness, saving every two."""
     rows = [
         {"instruction": f"Say {WORDS[i % 10]} {i}", "input": "", "output": WORDS[-1 - i % 10] * 2}
         for i in range(20)
     ]
-    if SETUPS[setup]["stage"] == "pretrain":
+    if setup["stage"] == "pretrain":
         rows = [{"text": " ".join(WORDS[i % 7 :]) * (1 + i % 3)} for i in range(20)]
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
         "model": {"path": str(model)},
-        "stage": SETUPS[setup]["stage"],
-        "tuner": SETUPS[setup]["tuner"],
+        "stage": setup["stage"],
+        "tuner": setup["tuner"],
         "data": {
             "train": str(data),
             "eval": {"count": 4},
             "max_length": 96,
-            "packing": SETUPS[setup]["packing"],
+            "packing": setup["packing"],
             "num_proc": 1,
         },
         "train": {
@@ -143,18 +143,23 @@ def trainer(tmp_path_factory) -> Iterator[Trainer]:
 @pytest.fixture(scope="module", params=SETUPS)
 def stand(request, trainer, tiny_model, tmp_path_factory) -> Iterator[Stand]:
     with memory_folder(tmp_path_factory.mktemp("stand")) as folder:
-        recipe = write_recipe(folder, request.param, tiny_model)
-        words = ("train", str(recipe), "--quiet")
-        first = trainer.warm(*words, "output.name=first")
-        assert first.code == 0, first.output
-        whole = results(folder / "runs" / "first")
-        assert whole["state"] == "done"
-        stand = Stand(trainer, recipe, folder, whole, 0.0, [])
-        second = stand.train(record=str(folder / "operations"))
-        assert second.code == 0, second.output
-        assert results(stand.run) == whole
-        found = faults.recorded(folder / "operations")
-        yield stand._replace(operations=found, seconds=second.seconds)
+        yield stand_in(folder, SETUPS[request.param], trainer, tiny_model)
+
+
+def stand_in(folder: Path, setup: dict[str, Any], trainer: Trainer, model: Path) -> Stand:
+    """A stand whose uninterrupted run is done, twice, with the same result."""
+    recipe = write_recipe(folder, setup, model)
+    words = ("train", str(recipe), "--quiet")
+    first = trainer.warm(*words, "output.name=first")
+    assert first.code == 0, first.output
+    whole = results(folder / "runs" / "first")
+    assert whole["state"] == "done"
+    stand = Stand(trainer, recipe, folder, whole, 0.0, [])
+    second = stand.train(record=str(folder / "operations"))
+    assert second.code == 0, second.output
+    assert results(stand.run) == whole
+    found = faults.recorded(folder / "operations")
+    return stand._replace(operations=found, seconds=second.seconds)
 
 
 def of_save(found: list[faults.Operation], step: int) -> range:

@@ -50,7 +50,9 @@ class Trainer:
             words: The command line.
             root: Below which file operations are counted.
             fault: {"at": n, "kind": "kill"}: before operation n; {"after": s}: after s seconds;
-                {"record": path}: write every operation down; None: let it live.
+                {"call": name, "number": n}: before call n of a function; {"record": path}: write
+                every operation down; {"count": path}: how often the functions of `faults.CALLS`
+                were called; None: let it live.
         """
         request = {"words": words, "root": str(root), "fault": fault or {}}
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -134,6 +136,10 @@ def _child(request: dict[str, Any], log: Path) -> None:
 def _install(fault: dict[str, Any], root: Path) -> None:
     if "at" in fault:
         faults.kill(root, fault["at"], fault["kind"])()
+    if "call" in fault:
+        faults.kill_in_call(fault["call"], fault["number"])
+    if "count" in fault:
+        faults.count_calls(Path(fault["count"]))
     if "record" in fault:
         record = os.open(fault["record"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         faults.install(root, lambda i, operation, state: faults.note(record, operation))

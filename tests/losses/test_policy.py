@@ -36,6 +36,8 @@ def test_ratios_are_clipped_where_that_is_pessimistic(ratio, advantage, loss, cu
 def test_values_may_not_run_from_what_they_were():
     values_S = torch.tensor([0.0, 0.5, 0.5])
     old_S, returns_S = torch.zeros(3), torch.tensor([1.0, 1.0, -1.0])
+    plain_S = policy.clipped_values(values_S, old_S, returns_S, None)
+    assert torch.equal(plain_S, 0.5 * (values_S - returns_S) ** 2)
     found_S = policy.clipped_values(values_S, old_S, returns_S, 0.2)
     assert found_S.tolist() == pytest.approx([0.5, 0.5 * 0.64, 0.5 * 2.25])
 

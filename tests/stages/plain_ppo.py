@@ -18,13 +18,15 @@ class Settings:
     gamma: float = 0.97
     lam: float = 0.9
     clip: float = 0.2
-    clip_value: float = 0.2
+    clip_value: float | None = 0.2
     vf_coef: float = 0.1
     entropy_coef: float = 0.0
     temperature: float = 1.0
     epochs: int = 2
     mini_batches: int = 2
     rate: float = 1e-3
+    critic_rate: float = 1.0
+    longest: int = 8
     adam_epsilon: float = 1e-4
     max_norm: float = 1.0
 
@@ -44,21 +46,27 @@ class PlainPpo:
         self.model, self.settings = model, settings
         self.frozen = copy.deepcopy(model)
         self.critic = torch.zeros(model.config.hidden_size, requires_grad=True)
-        self.parameters = [*model.parameters(), self.critic]
+        self.time = torch.zeros(2, requires_grad=True)
+        self.parameters = [*model.parameters(), self.critic, self.time]
         self.adam = torch.optim.AdamW(
             self.parameters, lr=settings.rate, eps=settings.adam_epsilon, weight_decay=0.0
         )
+
+    def worth(self, hidden, place: int):
+        """What the critic expects of an answer with `place` tokens."""
+        time = self.time + (self.settings.critic_rate - 1) * self.time.detach()
+        return hidden @ self.critic + time[0] + time[1] * (1 - place / self.settings.longest)
 
     def look(self, model, answer: Answer):
         """(log-probabilities, values, entropies) of an answer's tokens."""
         output = model(input_ids=torch.tensor([answer.ids]), output_hidden_states=True)
         logits = output.logits[0] / self.settings.temperature
         logprobs = torch.log_softmax(logits, -1)
-        values = output.hidden_states[-1][0] @ self.critic
+        hidden = output.hidden_states[-1][0]
         chosen, expected, spread = [], [], []
         for t in range(answer.prompt, len(answer.ids)):
             chosen.append(logprobs[t - 1, answer.ids[t]])
-            expected.append(values[t - 1])
+            expected.append(self.worth(hidden[t - 1], t - answer.prompt))
             spread.append(-(logprobs[t - 1].exp() * logprobs[t - 1]).sum())
         return torch.stack(chosen), torch.stack(expected), torch.stack(spread)
 
@@ -108,10 +116,10 @@ class PlainPpo:
                     ratio.clamp(1 - s.clip, 1 + s.clip) * advantages[t],
                 )
                 policy = policy - torch.min(plain, cut)
-                near = old_values[t] + (values[t] - old_values[t]).clamp(
-                    -s.clip_value, s.clip_value
-                )
-                wrong = torch.max((values[t] - returns[t]) ** 2, (near - returns[t]) ** 2)
+                wrong = (values[t] - returns[t]) ** 2
+                if s.clip_value is not None:
+                    moved = (values[t] - old_values[t]).clamp(-s.clip_value, s.clip_value)
+                    wrong = torch.max(wrong, (old_values[t] + moved - returns[t]) ** 2)
                 value = value + 0.5 * wrong
                 entropy = entropy + spread[t]
                 count += 1

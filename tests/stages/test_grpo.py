@@ -198,6 +198,32 @@ def test_cut_answers_can_be_left_out(tiny_model, tmp_path, seen):
     assert all(np.isfinite(line["loss"]) for line in run.metrics() if "loss" in line)
 
 
+def test_passes_are_cut_without_changing_a_number(tiny_model, tmp_path, seen):
+    stage = {**GRPO, "num_iterations": 2, "beta": 0.1}
+    plans, lines = [], []
+    for limit in (None, 150):
+        changes = {"max_steps": 4, "max_forward_tokens": limit}
+        run = train(tiny_model, tmp_path, stage, f"limit-{limit}", train=changes)
+        plans.append(seen[-1][1].plan)
+        lines.append([line for line in run.metrics() if "loss" in line])
+    whole, cut = plans
+    assert [len(step) for step in whole] == [1]
+    assert len(cut[0]) > 1
+    assert [place for part in cut[0] for place in part] == whole[0][0]
+    for one, other in zip(*lines, strict=True):
+        for name in ("loss", "grad_norm", "reward", "kl", "ratio", "reward_std"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
+
+
+def test_a_red_line_stops_groups_too(tiny_model, tmp_path):
+    stage = {**GRPO, "num_iterations": 2, "beta": 0.01, "kl_limit": 1e-5, "on_health": "stop"}
+    changes = {"train": {"max_steps": 12}, "optim": {"learning_rate": 1e-2}}
+    with pytest.raises(RunError) as caught:
+        train(tiny_model, tmp_path, stage, **changes)
+    assert caught.value.code == "R245"
+    assert "KL to the reference" in caught.value.what
+
+
 # ---------------------------------------------------------------- data, evaluation, refusals
 
 

@@ -19,6 +19,7 @@ LENGTH = [{"path": "length", "argument": "5"}]
 SETTINGS = {
     "default": {},
     "warm, curious, short-sighted": {"temperature": 0.7, "entropy_coef": 0.02, "lam": 0.5},
+    "a free, fast critic": {"critic_rate": 10.0, "cliprange_value": None},
     "tight": {"cliprange": 0.01, "cliprange_value": 0.01, "vf_coef": 1.0},
 }
 
@@ -34,6 +35,7 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
         lam=own.get("lam", 0.9),
         clip=own.get("cliprange", 0.2),
         clip_value=own.get("cliprange_value", 0.2),
+        critic_rate=own.get("critic_rate", 1.0),
         vf_coef=own.get("vf_coef", 0.1),
     )
     stage = {"kind": "ppo", "rewards": LENGTH, "kl_coef": 0.1, "gamma": 0.97, "lam": 0.9,
@@ -58,8 +60,10 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
         if weight in trained:
             moved = (trained[weight] - before[weight]).norm()
             assert (trained[weight] - tensor).norm() < 0.01 * moved, weight
-    critic = load_file(run.model_path() / "value.safetensors")["value.weight"][0]
-    assert torch.allclose(critic, peer.critic.detach(), rtol=1e-2, atol=1e-6)
+    critic = load_file(run.model_path() / "value.safetensors")
+    time = plain.critic_rate * peer.time
+    for name, tensor in (("value.weight", peer.critic[None]), ("value.time", time)):
+        assert torch.allclose(critic[name], tensor.detach(), rtol=1e-2, atol=1e-5), name
 
 
 @pytest.mark.parametrize("tuner", ["full", "freeze", {"kind": "lora", "r": 4}])
@@ -134,11 +138,11 @@ def test_a_reward_model_scores_and_stays_apart_from_policy_and_critic(
     assert critic.abs().max() > 0
     assert not torch.allclose(critic, head)
     ran, made, answers = seen[-1]
-    value, policy = ran.stage.value.weight.detach().clone(), {
+    value, policy = ran.stage.critic.weight.detach().clone(), {
         name: p.detach().clone() for name, p in ran.hf.named_parameters()
     }  # fmt: skip
     scores = ran.stage.scores(answers).total_N
-    assert torch.equal(ran.stage.value.weight, value)
+    assert torch.equal(ran.stage.critic.weight, value)
     assert all(torch.equal(p, policy[name]) for name, p in ran.hf.named_parameters())
     assert scores == pytest.approx(_scored_by_hand(judge, answers), abs=1e-4)
     assert made.columns["reward"].shape == (4, 1)
@@ -211,8 +215,8 @@ def test_cut_answers_cost_and_scores_are_normalised(tiny_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("cliprange", 0), ("lam", 1.5), ("num_ppo_epochs", 0), ("kl_coef", -1), ("kl_target", 0),
-     ("temperature", 0), ("missing_eos_penalty", -1)],
+    [("cliprange", 0), ("cliprange_value", 0), ("critic_rate", 0), ("lam", 1.5), ("kl_coef", -1),
+     ("num_ppo_epochs", 0), ("kl_target", 0), ("temperature", 0), ("missing_eos_penalty", -1)],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(field, value, tiny_model, tmp_path):
     with pytest.raises(ConfigError) as caught:

@@ -1,8 +1,9 @@
 """Memory and disk of a recipe before any work; what would make it fit.
 
-Peak memory is the sum of: weights, gradients and optimizer state of what is trained, activations
-of the largest micro-batch, one chunk of logits, and the process itself. Bytes of activations are
-counted from the layers' shapes (see `activation_bytes`).
+Peak memory is the sum of: weights, gradients and optimizer state of what is trained, models held
+beside it (reward models, a teacher, the reference of stages that sample), keys and values of
+answers in the making, activations of the largest forward pass, one chunk of logits, and the
+process itself. Bytes of activations are counted from the layers' shapes (see `activation_bytes`).
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tunesmith import platform
-from tunesmith.compose import build, model
+from tunesmith.compose import build, model, source
 from tunesmith.compose.data import max_forward_tokens
 from tunesmith.errors import ResourceError
-from tunesmith.recipe.sections import Recipe
+from tunesmith.recipe.sections import ModelConfig, Recipe
+from tunesmith.rewards import base as rewards
+from tunesmith.stages.rollout_impl import RolloutStage
 from tunesmith.tuners import base as tuners
+from tunesmith.types import Stage
 
 PROCESS_GB = 0.45
 """Resident memory of Python, torch and transformers after import, measured on Linux x86-64."""
 LOGITS_GB = 3 * 0.067
 """A chunk of float32 logits, its softmax and the slope: see losses/tokens.py."""
+SAMPLED_ROWS = 32
+"""Answers in the making at once, and under it the most bytes their keys and values may take: see
+generation/torch.py."""
+CACHE_BYTES = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -36,6 +45,10 @@ class Memory:
     gradients: float
     optimizer: float
     activations: float
+    beside: float = 0.0
+    """Other models: of rewards, a teacher, the copy of trained weights that is the reference."""
+    answers: float = 0.0
+    """Keys and values of answers that are being sampled."""
     logits: float = LOGITS_GB
     process: float = PROCESS_GB
 
@@ -49,28 +62,79 @@ class Memory:
         return " · ".join(f"{name} {value:.1f}" for name, value in parts)
 
 
-def memory(recipe: Recipe, origin: Any, dtype: str, longest_batch: int) -> Memory:
+def memory(
+    recipe: Recipe, origin: Any, dtype: str, longest_batch: int, stage: Stage | None = None
+) -> Memory:
     """Peak memory of a recipe, from shapes alone.
 
     Args:
         recipe: What would be trained.
         origin: Where the model comes from.
         dtype: Compute type.
-        longest_batch: Tokens of the largest micro-batch.
+        longest_batch: Tokens of the largest forward pass.
+        stage: What is trained, which may need other models; None: it needs none.
     """
     skeleton = model.skeleton(origin, recipe.model)
-    tuners.build(recipe.tuner).apply(skeleton)
+    tuner = tuners.build(recipe.tuner)
+    tuner.apply(skeleton)
     parameters = list(skeleton.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
     held = BYTES[build.memory_dtype(recipe, dtype)]
     wide = 4 if recipe.train.master_weights else BYTES[dtype]
+    beside = sum(parameters_of(spec, recipe.output.dir) for spec in other_models(recipe))
+    copied = trained * wide if _copies_reference(stage, tuner) else 0
+    cached = min(cache_bytes(skeleton.config, BYTES[dtype]) * _held_tokens(recipe), CACHE_BYTES)
     return Memory(
         weights=(frozen * held + trained * wide) / 1e9,
         gradients=trained * wide / 1e9,
         optimizer=2 * trained * wide / 1e9,
         activations=activation_bytes(skeleton.config, recipe, BYTES[dtype]) * longest_batch / 1e9,
+        beside=(beside * BYTES[dtype] + copied) / 1e9,
+        answers=cached / 1e9,
     )
+
+
+def other_models(recipe: Recipe) -> list[str]:
+    """Models that a run loads beside its own: reward models, and a teacher."""
+    stage = vars(recipe.stage)
+    found = [one.path for one in stage.get("rewards", ()) if rewards.is_model(one.path)]
+    return [*found, stage["teacher"]] if stage.get("teacher") else found
+
+
+def parameters_of(spec: str, root: str) -> int:
+    """Parameters of a model by name, adapters merged, from shapes alone.
+
+    Raises:
+        EnvironmentFault: E201, no such model.
+    """
+    found = source.locate(spec, root)
+    config, start = ModelConfig(path=found.base), model.Origin(found, Path(), "")
+    if not found.base and found.checkpoint is not None:  # of a model from scratch
+        config = model.run_recipe(found.checkpoint).model
+        start = model.Origin(None, Path(), "")
+    return sum(p.numel() for p in model.skeleton(start, config).parameters())
+
+
+def _copies_reference(stage: Stage | None, tuner: Any) -> bool:
+    """Whether the weights of before training are kept: an adapter is switched off instead."""
+    needed = isinstance(stage, RolloutStage) and stage.needs_reference
+    return needed and isinstance(tuner, tuners.KeepsReference)
+
+
+def cache_bytes(config: Any, size: int) -> int:
+    """Bytes of keys and values of all layers, a token."""
+    shape = config.get_text_config()
+    heads = shape.num_attention_heads
+    shared = vars(shape).get("num_key_value_heads") or heads
+    wide = vars(shape).get("head_dim") or shape.hidden_size // heads
+    return 2 * size * shape.num_hidden_layers * shared * wide
+
+
+def _held_tokens(recipe: Recipe) -> int:
+    """Tokens of the answers in the making at once, with their prompts; 0 where none are sampled."""
+    longest = vars(recipe.stage).get("max_completion_length", 0)
+    return SAMPLED_ROWS * (recipe.data.max_length + longest) if longest else 0
 
 
 def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
@@ -94,18 +158,18 @@ def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:
     """Tokens of the largest forward pass: the longest rows together, or full bins, up to the limit
-    on one pass (a row is never cut); with what is sampled, which no limit cuts."""
+    on one pass (a row is never cut); each with the answers that are sampled to it."""
     size = recipe.train.per_device_train_batch_size
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
     packed = recipe.data.packing != "none" or recipe.data.streaming  # longer rows may come
     whole = size * recipe.data.max_length if packed else int(sum(longest))
     rows = math.ceil(whole / max(float(dataset.lengths.mean()), 1.0)) if packed else size
-    sampled, limit = sampled_tokens(recipe, rows), max_forward_tokens(recipe)
-    if sampled or limit is None:
-        return whole + sampled
+    whole, limit = whole + sampled_tokens(recipe, rows), max_forward_tokens(recipe)
+    if limit is None:
+        return whole
     open_end = recipe.data.packing == "blocks" or recipe.data.streaming
     one = recipe.data.max_length if open_end else longest[0]
-    return min(whole, max(limit, one))
+    return min(whole, max(limit, one + sampled_tokens(recipe, 1)))
 
 
 def sampled_tokens(recipe: Recipe, rows: int) -> int:
@@ -114,7 +178,9 @@ def sampled_tokens(recipe: Recipe, rows: int) -> int:
     return rows * stage.get("num_generations", 1) * stage.get("max_completion_length", 0)
 
 
-def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict[str, Any]]:
+def variants(
+    recipe: Recipe, origin: Any, dtype: str, dataset: Any, stage: Stage | None = None
+) -> list[dict[str, Any]]:
     """Cheaper settings, each with the memory it would take."""
     half = recipe.data.max_length // 2
     changes = {
@@ -127,9 +193,8 @@ def variants(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> list[dict
         part = dataclasses.replace(vars(recipe)[section], **values)
         changed = dataclasses.replace(recipe, **{section: part})
         longest = min(largest_batch(changed, dataset), _cap(changed))
-        rows.append(
-            {"change": text, "total_gb": round(memory(changed, origin, dtype, longest).total, 3)}
-        )
+        total = memory(changed, origin, dtype, longest, stage).total
+        rows.append({"change": text, "total_gb": round(total, 3)})
     return rows
 
 
@@ -138,17 +203,19 @@ def _cap(recipe: Recipe) -> int:
     return size * recipe.data.max_length + sampled_tokens(recipe, size)
 
 
-def check_fits(recipe: Recipe, origin: Any, dtype: str, dataset: Any) -> Memory:
+def check_fits(
+    recipe: Recipe, origin: Any, dtype: str, dataset: Any, stage: Stage | None = None
+) -> Memory:
     """The estimate, or an error naming what would make it fit.
 
     Raises:
         ResourceError: M301, the run needs more memory than there is.
     """
-    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset))
+    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset), stage)
     available = available_gb()
     if need.total > available:
         cheaper = [
-            v for v in variants(recipe, origin, dtype, dataset) if v["total_gb"] < need.total
+            v for v in variants(recipe, origin, dtype, dataset, stage) if v["total_gb"] < need.total
         ]
         fixes = " | ".join(f"{v['change']} → {v['total_gb']:.1f} GB" for v in cheaper)
         raise ResourceError(

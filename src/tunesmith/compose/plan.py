@@ -65,7 +65,7 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
     loader = ready.stage.arrange(loader)
     steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     dtype = platform.choose_dtype(recipe.train.dtype)
-    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset))
+    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset), ready.stage)
     available = available_gb()
     tokens = int(dataset.lengths.sum())
     return {
@@ -78,7 +78,7 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
         "steps": steps,
         "tokens_per_epoch": tokens,
         "disk_gb": round(disk_gb(recipe, need), 3),
-        "variants": variants(recipe, origin, dtype, dataset),
+        "variants": variants(recipe, origin, dtype, dataset, ready.stage),
         "devices_gb": {size: need.total <= size for size in (8, 12, 16, 24, 40, 80)},
         **(_probe(recipe, steps) if probe else {"seconds": None, "tokens_per_second": None}),
     }

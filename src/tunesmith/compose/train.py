@@ -127,7 +127,7 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     for note in data.notes(recipe, train_set, stage):
         display.line("note", note)
     need = memory.check_fits(
-        recipe, origin, platform.choose_dtype(recipe.train.dtype), train_set
+        recipe, origin, platform.choose_dtype(recipe.train.dtype), train_set, stage
     )  # puts the tuner on a model without weights: what it refuses is told here
     return Ready(recipe, origin, stage, train_set, eval_set, need.total)
 

@@ -46,8 +46,12 @@ def clipped(
     return Clipped(-torch.minimum(plain_S, cut_S), cut_S < plain_S, ratio_S)
 
 
-def clipped_values(values_S: Tensor, old_S: Tensor, returns_S: Tensor, reach: float) -> Tensor:
-    """½ max((V − R)², (clip(V, V_old ± reach) − R)²), as in TRL's PPO."""
+def clipped_values(
+    values_S: Tensor, old_S: Tensor, returns_S: Tensor, reach: float | None
+) -> Tensor:
+    """½ max((V − R)², (clip(V, V_old ± reach) − R)²), as in TRL's PPO; None: just ½ (V − R)²."""
+    if reach is None:
+        return 0.5 * (values_S - returns_S) ** 2
     near_S = torch.minimum(torch.maximum(values_S, old_S - reach), old_S + reach)
     return 0.5 * torch.maximum((values_S - returns_S) ** 2, (near_S - returns_S) ** 2)
 

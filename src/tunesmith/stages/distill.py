@@ -106,6 +106,7 @@ class DistillStage(Plain):
         """The step's prompts with answers sampled now."""
         from tunesmith.data.collate import collate_items
         from tunesmith.stages import experience_impl as experience
+        from tunesmith.stages.passes_impl import passes
 
         config, batches = self.config, []
         asking = experience.Asking(
@@ -116,7 +117,10 @@ class DistillStage(Plain):
             keys = [f"{step}/{micro}/{place}" for place in range(len(rows))]
             groups = experience.sample(asking, examples, keys, 1)
             items = [tuple(one.example for one in group) for group in groups]
-            batches.append(collate_items(items, padded=run.loader.padded))
+            batches += [
+                collate_items([items[place] for place in part], padded=run.loader.padded)
+                for part in passes([list(range(len(items)))], items, run.loader)
+            ]
         return batches
 
     def loss(self, model: Any, batch: Batch) -> Loss:

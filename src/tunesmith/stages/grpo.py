@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunesmith.losses import advantages
-from tunesmith.rewards.base import Reward
 from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
 from tunesmith.stages.rollout_impl import Answer, Round
 from tunesmith.types import Batch, Loss, Term
@@ -18,31 +17,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GrpoConfig:
+class GroupConfig(rollouts.RolloutConfig):
+    """What stages are told that hold an answer against the others to its prompt."""
+
+    num_generations: int = 8
+    """Answers to each prompt, at least 2."""
+    epsilon: float = 0.2
+    """How far the ratio to the sampling policy may fall, and rise."""
+    epsilon_high: float | None = None
+    """How far it may rise, if not epsilon; DAPO has 0.28."""
+    num_iterations: int = 1
+    """Updates on each answer."""
+    steps_per_generation: int = 1
+    """Steps whose prompts are answered at once, with the same weights."""
+    mask_truncated_completions: bool = False
+    """Leave answers out of the loss that were cut at max_completion_length."""
+
+
+@dataclass(frozen=True)
+class GrpoConfig(GroupConfig):
     """Answers rewarded by functions, without a critic (arXiv:2402.03300). A step's batch size
     counts prompts."""
 
     kind: Literal["grpo"] = "grpo"
     """The stage's name."""
-    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
-    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
-    token_count, rewards.py:function, http://…, a reward model's run."""
-    num_generations: int = 8
-    """Answers to each prompt, at least 2."""
-    max_completion_length: int = 256
-    """Longest answer in tokens."""
-    temperature: float = 1.0
-    """Of sampling, and of the log-probabilities that are trained."""
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"
     """What a step's token losses are divided by. grpo: each answer's length, then the number of
     answers; dapo, and bnpo, which is the same here: tokens of the step; dr_grpo:
     max_completion_length and the number of answers."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Standard deviation that advantages are divided by; none is Dr. GRPO's."""
-    epsilon: float = 0.2
-    """How far the ratio to the sampling policy may fall, and rise."""
-    epsilon_high: float | None = None
-    """How far it may rise, if not epsilon; DAPO has 0.28."""
     beta: float = 0.0
     """Weight of the KL to the model before training; 0: no reference is computed."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -50,12 +54,6 @@ class GrpoConfig:
     gradient is zero in the mean."""
     use_bias_correction_kl: bool = True
     """Weigh the KL by the ratio, whose gradient then is that of the true KL (arXiv:2512.02556)."""
-    num_iterations: int = 1
-    """Updates on each answer."""
-    steps_per_generation: int = 1
-    """Steps whose prompts are answered at once, with the same weights."""
-    mask_truncated_completions: bool = False
-    """Leave answers out of the loss that were cut at max_completion_length."""
 
 
 class GrpoStage(rollouts.RolloutStage):
@@ -87,12 +85,10 @@ class GrpoStage(rollouts.RolloutStage):
         """
         super().check(recipe)
         config = self.config
-        at_least = {"num_generations": 2, "max_completion_length": 1}
-        at_least |= {"num_iterations": 1, "steps_per_generation": 1}
+        at_least = {"num_generations": 2, "num_iterations": 1, "steps_per_generation": 1}
         for name, least in at_least.items():
             value = getattr(config, name)
             columns.within(name, value, value >= least, f"at least {least}")
-        columns.within("temperature", config.temperature, config.temperature > 0, "above 0")
         columns.within("epsilon", config.epsilon, 0 < config.epsilon < 1, "above 0, below 1")
         high = self._epsilon_high
         columns.within("epsilon_high", high, high > 0, "above 0")
@@ -122,9 +118,13 @@ class GrpoStage(rollouts.RolloutStage):
         if config.beta:
             reference = experience.reference_log_probabilities(run, made, config.temperature)
             made.columns["reference_logprobs"] = reference
+        if {"old_logprobs", "reference_logprobs"} <= made.columns.keys():
+            each = made.columns["old_logprobs"] - made.columns["reference_logprobs"]
+            made.columns["answer_kl"] = each.sum(2)
         self.weigh(made, scores.total_N.reshape(shape))
         length = float(np.mean([one.tokens for one in answers]))
-        self.health.round(run.step, length, None, None)
+        kl_PG = made.columns.get("answer_kl")
+        self.health.round(run.step, length, None if kl_PG is None else float(kl_PG.mean()), None)
 
     def weigh(self, made: Round, rewards_PG: np.ndarray) -> None:
         """Puts the advantages into a round that has everything else."""

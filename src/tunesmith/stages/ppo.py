@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunesmith.losses import advantages
-from tunesmith.rewards.base import Reward
 from tunesmith.stages import columns_impl as columns, rollout_impl as rollouts
 from tunesmith.stages.rollout_impl import Answer, Round
 from tunesmith.types import Batch, Loss, Parts, Term
@@ -17,21 +16,16 @@ from tunesmith.types import Batch, Loss, Parts, Term
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tunesmith.stages.critic_impl import Critic
+
 
 @dataclass(frozen=True)
-class PpoConfig:
+class PpoConfig(rollouts.RolloutConfig):
     """One answer a prompt, every token weighed by a critic (arXiv:1707.06347, 2203.02155). A
     step's batch size counts prompts."""
 
     kind: Literal["ppo"] = "ppo"
     """The stage's name."""
-    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
-    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
-    token_count, rewards.py:function, http://…, a reward model's run."""
-    max_completion_length: int = 256
-    """Longest answer in tokens."""
-    temperature: float = 1.0
-    """Of sampling, and of the log-probabilities that are trained."""
     num_ppo_epochs: int = 4
     """Passes over the answers of a round."""
     num_mini_batches: int = 1
@@ -50,28 +44,27 @@ class PpoConfig:
     """GAE: 0 trusts the critic, 1 what was seen."""
     cliprange: float = 0.2
     """How far the ratio to the sampling policy may go."""
-    cliprange_value: float = 0.2
-    """How far a value may go from what it was."""
+    cliprange_value: float | None = 0.2
+    """How far a value may go from what it was in a round; null: as far as its error says. Returns
+    that rise faster than this leave the critic behind."""
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
+    critic_rate: float = 1.0
+    """How many times faster than the rest the critic follows the mean of the returns."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
     normalize_scores: bool = False
     """Bring rewards to mean 0 and variance 1 of all seen so far."""
     missing_eos_penalty: float = 0.0
     """Taken off the reward of answers that were cut at max_completion_length."""
-    kl_limit: float = 30.0
-    """Red line: KL of an answer to the model before training, in nats."""
-    on_health: Literal["warn", "stop"] = "warn"
-    """A crossed red line (KL, clipped share, ratio, length, critic): say so, or stop."""
 
 
 class PpoStage(rollouts.RolloutStage):
-    """The critic is a linear head on the policy's hidden states, apart from any reward head."""
+    """The critic is a head on the policy's hidden states, apart from any reward head."""
 
     Config = PpoConfig
-    value: nn.Linear | None = None
-    """The critic's head, shape (1, D), once `equip` has made it."""
+    critic: Critic | None = None
+    """Made by `equip`."""
 
     def __init__(self, config: PpoConfig, parts: Parts):
         super().__init__(config, parts)
@@ -93,9 +86,11 @@ class PpoStage(rollouts.RolloutStage):
         """
         super().check(recipe)
         config = self.config
-        for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches"):
+        for name in ("num_ppo_epochs", "num_mini_batches"):
             columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
-        for name in ("temperature", "cliprange", "cliprange_value", "kl_limit", "kl_horizon"):
+        reach = config.cliprange_value
+        columns.within("cliprange_value", reach or 0.0, reach is None or reach > 0, "above 0")
+        for name in ("cliprange", "kl_horizon", "critic_rate"):
             columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
             columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
@@ -108,32 +103,32 @@ class PpoStage(rollouts.RolloutStage):
     # ------------------------------------------------------------ the critic
 
     def equip(self, hf: nn.Module) -> None:
-        """Makes the critic's head, all zeros: it expects nothing before it has seen a reward."""
+        """Makes the critic, in float32 or wider."""
         import torch
+
+        from tunesmith.stages.critic_impl import Critic
 
         config: Any = hf.config
         weight = next(hf.parameters())
         wide = torch.promote_types(weight.dtype, torch.float32)
-        like = {"device": weight.device, "dtype": wide}
-        self.value = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False, **like)
-        if weight.device.type != "meta":
-            torch.nn.init.zeros_(self.value.weight)
+        width, rate = config.get_text_config().hidden_size, self.config.critic_rate
+        self.critic = Critic(width, rate, dtype=wide, device=weight.device)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {} if self.value is None else {"value": self.value}
+        return {} if self.critic is None else {"value": self.critic}
 
     def save(self, hf: nn.Module, path: Path) -> None:
         """value.safetensors beside the policy, for whoever wants to look at the critic."""
         from safetensors.torch import save_file
 
-        assert self.value is not None, "equip makes the head"
-        head = {"value.weight": self.value.weight.detach().cpu().contiguous()}
-        save_file(head, path / "value.safetensors", metadata={"format": "pt"})
+        assert self.critic is not None, "equip makes it"
+        save_file(self.critic.tensors(), path / "value.safetensors", metadata={"format": "pt"})
 
-    def values(self, hidden_SD: Tensor) -> Tensor:
+    def values(self, hidden_SD: Tensor, example_S: Tensor) -> Tensor:
         """What the critic expects before each token, shape (S,)."""
-        assert self.value is not None, "equip makes the head"
-        return self.value(hidden_SD.to(self.value.weight.dtype))[:, 0]
+        assert self.critic is not None, "equip makes it"
+        left_S = 1.0 - columns.place_in(example_S) / self.config.max_completion_length
+        return self.critic(hidden_SD, left_S)
 
     # ------------------------------------------------------------ rounds
 
@@ -172,7 +167,8 @@ class PpoStage(rollouts.RolloutStage):
     def _measure(self, run: Any) -> Any:
         def measure(batch: Batch) -> tuple[Any, dict[str, Tensor]]:
             tokens, hidden_SD = run.model.score(batch, temperature=self.config.temperature)
-            return tokens, {"logprobs": tokens.logprobs_S, "values": self.values(hidden_SD)}
+            values_S = self.values(hidden_SD, columns.example_of(tokens, batch))
+            return tokens, {"logprobs": tokens.logprobs_S, "values": values_S}
 
         return measure
 
@@ -197,7 +193,7 @@ class PpoStage(rollouts.RolloutStage):
         column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
         reach = config.cliprange, config.cliprange
         found = policy.clipped(logprobs_S, column("old_logprobs"), column("advantages"), *reach)
-        values_S = self.values(hidden_SD).to(logprobs_S.dtype)
+        values_S = self.values(hidden_SD, example_S).to(logprobs_S.dtype)
         errors_S = policy.clipped_values(
             values_S, column("old_values"), column("returns"), config.cliprange_value
         )

@@ -8,43 +8,26 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.losses import advantages
-from tunesmith.rewards.base import Reward
 from tunesmith.stages import columns_impl as columns
-from tunesmith.stages.grpo import GrpoStage
+from tunesmith.stages.grpo import GroupConfig, GrpoStage
 from tunesmith.stages.rollout_impl import Round
 from tunesmith.types import Batch, Loss, Term
 
 
 @dataclass(frozen=True)
-class RlooConfig:
+class RlooConfig(GroupConfig):
     """Whole answers as single actions, without a critic (arXiv:2402.14740). A step's batch size
     counts prompts."""
 
     kind: Literal["rloo"] = "rloo"
     """The stage's name."""
-    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
-    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
-    token_count, rewards.py:function, http://…, a reward model's run."""
     num_generations: int = 4
-    """Answers to each prompt, at least 2."""
-    max_completion_length: int = 256
-    """Longest answer in tokens."""
-    temperature: float = 1.0
-    """Of sampling, and of the log-probabilities that are trained."""
     beta: float = 0.05
     """Weight of the KL to the model before training, taken off each answer's reward; 0: none."""
     normalize_advantages: bool = False
     """Bring the advantages of a round to mean 0 and variance 1."""
     epsilon: float = 0.2
     """How far the ratio of a whole answer to the sampling policy may fall, and rise."""
-    epsilon_high: float | None = None
-    """How far it may rise, if not epsilon."""
-    num_iterations: int = 1
-    """Updates on each answer."""
-    steps_per_generation: int = 1
-    """Steps whose prompts are answered at once, with the same weights."""
-    mask_truncated_completions: bool = False
-    """Leave answers out of the loss that were cut at max_completion_length."""
 
 
 class RlooStage(GrpoStage):
@@ -59,9 +42,7 @@ class RlooStage(GrpoStage):
     def weigh(self, made: Round, rewards_PG: np.ndarray) -> None:
         """Takes the KL of each answer off its reward, then the others' mean."""
         if self.config.beta:
-            kept = made.columns
-            kl_PG = (kept["old_logprobs"] - kept["reference_logprobs"]).sum(2)
-            kept["answer_kl"] = kl_PG
+            kl_PG = made.columns["answer_kl"]
             rewards_PG = rewards_PG - self.config.beta * kl_PG
         found_PG = advantages.leave_one_out(rewards_PG)
         if self.config.normalize_advantages:

@@ -13,16 +13,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tunesmith.data.collate import collate_items
 from tunesmith.data.rounds import Rounds
 from tunesmith.rewards import base as rewards
-from tunesmith.rewards.base import Answer, Rewards
+from tunesmith.rewards.base import Answer, Reward, Rewards
 from tunesmith.stages.base import Plain
+from tunesmith.stages.columns_impl import within
 from tunesmith.stages.health_impl import Health
+from tunesmith.stages.passes_impl import passes
 from tunesmith.stages.sft import SftConfig, SftStage
 from tunesmith.types import Conversation, Encoded, Example, Loss, Parts, Term
 
@@ -31,6 +33,24 @@ if TYPE_CHECKING:
 
     from tunesmith.losses.policy import Clipped
     from tunesmith.types import Batch, Run, Step
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """What every stage that learns from sampled answers is told."""
+
+    rewards: tuple[Reward, ...] = (Reward("exact_match"),)
+    """What answers are judged by, added up by weight: exact_match, math_answer, regex, length,
+    token_count, rewards.py:function, http://…, a reward model's run."""
+    max_completion_length: int = 256
+    """Longest answer in tokens."""
+    temperature: float = 1.0
+    """Of sampling, and of the log-probabilities that are trained."""
+    kl_limit: float = 30.0
+    """Red line: KL of an answer to the model before training, in nats, where a round measures it:
+    ppo, rloo with a beta, grpo with a beta and several updates a round."""
+    on_health: Literal["warn", "stop"] = "warn"
+    """A crossed red line (KL, clipped share, ratio, length, critic): say so, or stop."""
 
 
 @dataclass
@@ -89,8 +109,7 @@ class RolloutStage(Plain):
         self._round: Round | None = None
         self._left = 0
         """Updates of the round that are still to be made."""
-        fields = vars(config)
-        self.health = Health(fields.get("on_health", "warn"), fields.get("kl_limit", 30.0), _silent)
+        self.health = Health(config.on_health, config.kl_limit, _silent)
 
     # ------------------------------------------------------------ what subclasses say
 
@@ -112,12 +131,17 @@ class RolloutStage(Plain):
     # ------------------------------------------------------------ before training
 
     def check(self, recipe: Any) -> None:
-        """Refuses rewards that are not there.
+        """Refuses rewards that are not there, and numbers that make no sense.
 
         Raises:
-            ConfigError: C110, C224 to C226.
+            ConfigError: C110, C224 to C226; C227.
         """
-        rewards.check(self.config.rewards)
+        config = self.config
+        rewards.check(config.rewards)
+        longest = config.max_completion_length
+        within("max_completion_length", longest, longest >= 1, "at least 1")
+        for name in ("temperature", "kl_limit"):
+            within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
 
     def arrange(self, loader: Any) -> Rounds:
         """The loader visited in rounds."""
@@ -180,11 +204,9 @@ class RolloutStage(Plain):
         keys = [f"{number}/{place}" for place in range(len(rows))]
         groups = experience.sample(self._asking(run), examples, keys, self.answers_per_prompt)
         place = iter(range(len(rows)))
-        made = Round(
-            number,
-            [tuple(one.example for one in group) for group in groups],
-            [[[next(place) for _ in micro] for micro in step] for step in plan],
-        )
+        items = [tuple(one.example for one in group) for group in groups]
+        places = [[[next(place) for _ in micro] for micro in step] for step in plan]
+        made = Round(number, items, [passes(step, items, run.loader.loader) for step in places])
         self.learn(run, made, [one.answer for group in groups for one in group])
         return made
 

@@ -1,0 +1,106 @@
+"""The estimate of memory counts every model a run holds, and what sampling adds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.stages.sampling_runs import recipe_of
+from tunesmith import compose, recipe
+from tunesmith.compose import memory, model, plan
+
+PPO = {"kind": "ppo", "rewards": ["exact_match"], "max_completion_length": 8}
+
+
+@pytest.fixture
+def weights(tiny_model) -> float:
+    """Gigabytes of the tiny model in float32."""
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(tiny_model)
+    return sum(p.numel() for p in hf.parameters()) * 4 / 1e9
+
+
+@pytest.fixture
+def judge(tiny_model, tmp_path):
+    """A folder that looks like a reward model: the weights and a head."""
+    path = tmp_path / "judge"
+    shutil.copytree(tiny_model, path)
+    save_file({"score.weight": np.zeros((1, 32), np.float32)}, path / "score.safetensors")
+    return path
+
+
+def estimated(path, folder, stage, **changes) -> dict[str, float]:
+    folder.mkdir(exist_ok=True)
+    return plan.estimate(recipe_of(path, folder, stage, **changes), probe=False)["memory_gb"]
+
+
+@pytest.mark.parametrize(
+    ("tuner", "changes", "copies"),
+    [("full", {}, 1), ("full", {"kl_coef": 0}, 0), ({"kind": "lora", "r": 4}, {}, 0)],
+    ids=["full", "full without a KL", "lora"],
+)
+def test_the_reference_is_a_copy_where_no_adapter_can_be_switched_off(
+    tuner, changes, copies, tiny_model, tmp_path, weights
+):
+    found = estimated(tiny_model, tmp_path, {**PPO, **changes}, tuner=tuner)
+    assert found["beside"] == pytest.approx(copies * weights, abs=1e-3)
+    assert memory.other_models(recipe_of(tiny_model, tmp_path, PPO)) == []
+
+
+def beside(made) -> float:
+    return memory.memory(made, model.origin(made), "float32", 100).beside
+
+
+def test_reward_models_and_teachers_are_counted(tiny_model, tmp_path, weights, judge):
+    lora = {"kind": "lora", "r": 4}
+    stage = {**PPO, "rewards": [str(judge), "exact_match", str(judge)]}
+    assert beside(recipe_of(tiny_model, tmp_path, stage, tuner=lora)) == 2 * weights
+    stage = {"kind": "distill", "teacher": str(tiny_model)}
+    assert beside(recipe_of(tiny_model, tmp_path, stage, tuner=lora)) == weights
+    assert beside(recipe_of(tiny_model, tmp_path, {"kind": "sft"}, tuner=lora)) == 0
+
+
+def test_a_model_from_scratch_is_counted_by_its_recipe(tiny_model, tmp_path, weights):
+    """Its checkpoint names no base."""
+    made = recipe.to_dict(recipe_of(tiny_model, tmp_path, {"kind": "sft"}, "fresh"))
+    config = json.loads((tiny_model / "config.json").read_text())
+    made["model"] = {"config": config, "tokenizer": str(tiny_model)}
+    made["train"] |= {"max_steps": 1, "save_steps": 1}
+    run = compose.train(recipe.from_dict(made))
+    found = memory.parameters_of(f"{run.path}@step-1", "runs/")
+    assert found * 4 / 1e9 == pytest.approx(weights)
+
+
+def test_answers_and_the_limit_on_a_pass(tiny_model, tmp_path):
+    """Rows of a stage that samples are prompts with all their answers."""
+    plain = estimated(tiny_model, tmp_path, {"kind": "sft"})
+    assert plain["answers"] == 0
+    assert memory.sampled_tokens(recipe_of(tiny_model, tmp_path, PPO), 3) == 24
+
+    class Rows:
+        lengths = np.array([10, 20, 30, 5])
+
+    grpo = {"kind": "grpo", "rewards": ["exact_match"], "num_generations": 4}
+    cut = lambda limit: memory.largest_batch(
+        recipe_of(tiny_model, tmp_path, grpo, train={"max_forward_tokens": limit}), Rows
+    )
+    whole = 65 + 4 * 4 * 8
+    assert cut(None) == whole
+    assert cut(100) == 100
+    assert cut(1) == 30 + 4 * 8  # a prompt with its answers is never cut
+    assert cut(1000) == whole
+
+
+def test_keys_and_values_are_bounded(tiny_model, tmp_path):
+    made = recipe_of(tiny_model, tmp_path, {**PPO, "max_completion_length": 10**9})
+    need = memory.memory(made, model.origin(made), "float32", 100)
+    assert need.answers == pytest.approx(2**30 / 1e9)
+    made = recipe_of(tiny_model, tmp_path, PPO, data={"max_length": 100})
+    need = memory.memory(made, model.origin(made), "float32", 100)
+    layers, heads, size = 2, 2, 8  # of conftest's tiny model
+    assert need.answers == pytest.approx(32 * 108 * layers * 2 * heads * size * 4 / 1e9)
