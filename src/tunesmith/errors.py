@@ -2,6 +2,7 @@
 
     TunesmithError                     exit
     ├── ConfigError      C…  (ValueError)    2   recipe, override or command line
+    │   └── ConfigErrors                     2   several of them, told together
     ├── DataError        D…  (ValueError)    3   data files, rows, templates, tokens
     ├── ResourceError    M…  (MemoryError)   5   memory or device does not suffice
     ├── EnvironmentFault E…  (RuntimeError)  2   machine, versions, missing model
@@ -16,6 +17,8 @@ Add an error: raise one of these with the next free code of its family, write it
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TunesmithError(Exception):
@@ -61,6 +64,27 @@ def _rebuild(kind: type[TunesmithError], code: str, what: str, where: str, why: 
 
 class ConfigError(TunesmithError, ValueError):
     exit_code = 2
+
+
+class ConfigErrors(ConfigError):
+    """Several mistakes of one recipe; code, place and exit are those of the first.
+
+    Args:
+        errors: Two or more, in the order they are told.
+    """
+
+    def __init__(self, errors: Sequence[TunesmithError]):
+        first = errors[0]
+        super().__init__(first.code, first.what, where=first.where, why=first.why, fix=first.fix)
+        self.errors = tuple(errors)
+        self.exit_code = first.exit_code
+
+    def __str__(self) -> str:
+        shown = [str(error) for error in self.errors]
+        return "\n".join([*shown, f"{len(shown)} mistakes; nothing was done"])
+
+    def __reduce__(self):
+        return type(self), (self.errors,)
 
 
 class DataError(TunesmithError, ValueError):

@@ -36,8 +36,9 @@ def command(
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Run a recipe: check, encode, train, save."""
-    from tunesmith import compose, platform, recipe as recipes
+    from tunesmith import compose, platform
     from tunesmith.cli.progress import JsonLines, Terminal
+    from tunesmith.compose import reading
 
     output.quiet(quiet or json)
     path, overrides = output.split_recipe(recipe)
@@ -49,7 +50,7 @@ def command(
     if resume is not None:
         run = compose.resume(resume, overrides=tuple(overrides), display=display)
     else:
-        loaded = recipes.load(path, overrides)
+        loaded = reading.read(path, overrides)
         if dry_run:
             found = compose.check(loaded, display=display)
             output.result(found, json=json, text=checked(found))

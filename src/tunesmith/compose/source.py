@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from tunesmith import platform
 from tunesmith.errors import EnvironmentFault, TunesmithError
+from tunesmith.registry import did_you_mean
 from tunesmith.rundir import RunDir
 
+_ASSETS = Path(str(files("tunesmith") / "assets"))
 CARD = "tunesmith.json"
 """Beside a run's final weights: base, its hash, template and system prompt."""
 
@@ -66,7 +69,7 @@ def locate(spec: str, root: str = "runs/") -> Source:
     if run is not None:
         return of_run(spec, *run, root)
     if spec.startswith(("/", ".", "~", "run:")) or spec.count("/") != 1:
-        raise missing_model(spec)
+        raise missing_model(spec, root)
     return Source(spec, spec)
 
 
@@ -127,8 +130,8 @@ def builtin(spec: str) -> Path:
     Raises:
         EnvironmentFault: E201, no such embedded model.
     """
-    path = Path(str(files("tunesmith") / "assets")) / spec.removeprefix("builtin:")
-    if not path.is_dir():
+    path = _ASSETS / spec.removeprefix("builtin:")
+    if not (path / "config.json").is_file():
         raise missing_model(spec)
     return path
 
@@ -249,10 +252,32 @@ def _remember(name: str, key: str, value: str) -> None:
     aside.replace(path)
 
 
-def missing_model(spec: str) -> EnvironmentFault:
+def missing_model(spec: str, root: str = "runs/") -> EnvironmentFault:
+    """E201, with the nearest name there is."""
+    fix = "give a directory with config.json, builtin:tiny, a run (tunesmith runs), or org/name"
     return EnvironmentFault(
         "E201",
         f"no model at `{spec}`: not a directory, an embedded model or a run",
         where="model.path",
-        fix="give a directory with config.json, builtin:tiny, a run (tunesmith runs), or org/name",
+        fix=f"{_nearest(spec, root)}  {fix}".strip(),
     )
+
+
+def _nearest(spec: str, root: str) -> str:
+    """`did you mean …?` among the embedded models, the runs, and the folders beside the path."""
+    embedded = [path.parent.name for path in sorted(_ASSETS.glob("*/config.json"))]
+    near = get_close_matches(spec.removeprefix("builtin:"), embedded, n=1, cutoff=0.5)
+    if near or spec.startswith("builtin:"):
+        return f"did you mean `builtin:{near[0]}`?" if near else ""
+    path = Path(spec).expanduser()
+    while not path.parent.is_dir():  # the first part of the path that is not there
+        path = path.parent
+    beside = [child for child in path.parent.iterdir() if child.is_dir()]
+    near = get_close_matches(path.name, [child.name for child in beside], n=1)
+    if near and "/" in spec:
+        rest = Path(spec).expanduser().relative_to(path)
+        whole = path.parent / near[0] / rest
+        return f"did you mean `{whole if whole.is_dir() else path.parent / near[0]}`?"
+    runs = [run.id for run in RunDir.all(root)]
+    here = [str(child) for child in beside if (child / "config.json").is_file()]
+    return did_you_mean(spec.removeprefix("run:"), [*runs, *here])

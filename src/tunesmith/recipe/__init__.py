@@ -1,6 +1,6 @@
 """Recipes: strict to read, with the place of every error and the origin of every value."""
 
-from tunesmith.recipe.check import complete
+from tunesmith.recipe.check import complete, said
 from tunesmith.recipe.describe import field_docs, part_configs, schema
 from tunesmith.recipe.reading import from_dict, load, origins
 from tunesmith.recipe.sections import Recipe
@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "origins",
     "part_configs",
+    "said",
     "schema",
     "to_dict",
 ]
