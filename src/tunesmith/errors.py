@@ -20,6 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+EXIT_CODES: dict[int, str] = {
+    0: "done; or nothing to do",
+    1: "the run, the server or the export failed, a full disk among the causes; a question of the "
+    "program's was answered with no; a bug (R900)",
+    2: "the command line, the recipe, the machine or the model it names can't be used as they are",
+    3: "the data: a file, a row, a template, tokens",
+    4: "an optional package is missing; the message says the pip command",
+    5: "memory: the run needs more than there is",
+    6: "a check or a gate was not met: `doctor`, `demo`, `data check`",
+    130: "Ctrl-C; a training run saved its step first, unless it was pressed twice",
+    143: "SIGTERM or a closed terminal; a training run saved its step first, unless it came twice",
+}
+"""Every exit code of `tunesmith`; `docs/exit-codes.md` says the same."""
+
 
 class TunesmithError(Exception):
     """An error that is the user's to mend; printed without a traceback.

@@ -156,3 +156,23 @@ def test_a_run_stacks_on_an_adapter_run(here, tiny_model):
     assert second[0] < first[0]
     tunesmith("merge", "second", "-o", "merged")
     assert Path("merged/config.json").is_file()
+
+
+def test_time_left_counts_evaluations_still_to_come(here, tiny_model):
+    rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(24)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    tunesmith(
+        "train",
+        f"model={tiny_model}",
+        "data.train=rows.jsonl",
+        "data.eval.count=8",
+        "train.max_steps=6",
+        "train.logging_steps=1",
+        "train.save_steps=3",
+        "eval.steps=2",
+        "output.name=paced",
+    )
+    steps = {line["step"]: line for line in metrics("paced") if "loss" in line}
+    assert (steps[1]["tokens_per_second"], steps[1]["eta_s"]) == (None, None)
+    assert all(steps[n]["tokens_per_second"] > 0 for n in range(2, 7))
+    assert steps[6]["eta_s"] > 0  # the evaluation and the checkpoint of this step are to come

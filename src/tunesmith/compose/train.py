@@ -142,7 +142,6 @@ def _execute(ready: Ready, directory: RunDir, display: Display, *, resuming: boo
 
         stop.run = run
         directory.append_event("resumed" if resuming else "started", step=run.step)
-        run.log.start_clock()
         if run.step == 0 and run.eval_loader is not None:
             run.check_metric(run.evaluate())
         if not run.finished:
@@ -250,6 +249,7 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
             "first_eval": run.first_eval,
             "last_eval": best.value if best else run.last_eval,
             "best_step": best.step if best else None,
+            "elapsed_s": run.log.elapsed_s(),
         }
     )
 
