@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from tunesmith.cli.main import main
 from tunesmith.compose import source
 from tunesmith.errors import EnvironmentFault
 
@@ -36,3 +43,28 @@ def test_the_nearest_model_is_named(tmp_path, monkeypatch, spec, near):
     assert caught.value.code == "E201"
     said = f"did you mean `{near}`?"
     assert caught.value.fix.startswith(said) if near else "did you mean" not in caught.value.fix
+
+
+def test_weights_in_a_pickle_are_refused_with_a_command_that_converts_them(
+    tmp_path, tiny_model, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / "old"
+    shutil.copytree(tiny_model, old)
+    (file,) = old.glob("*.safetensors")
+    weights = load_file(file)
+    file.unlink()
+    names = sorted(weights)
+    for number, part in enumerate((names[::2], names[1::2])):
+        shard = {name: weights[name] for name in part}
+        torch.save(shard, old / f"pytorch_model-{number + 1:05d}-of-00002.bin")
+    assert main(["train", f"model={old}", "data.train=x.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert "error[E203]" in told
+    assert not (tmp_path / "runs").exists()
+    command = shlex.split(told.splitlines()[-1])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    made = load_file(old / "model.safetensors")
+    assert made.keys() == weights.keys()
+    assert all(torch.equal(made[name], weights[name]) for name in names)

@@ -13,6 +13,8 @@ from tunesmith.cli import output
 from tunesmith.compose.display import Display
 
 BARS = "▁▂▃▄▅▆▇█"
+SPARK = 16
+"""Most columns of the loss curve at the end of a row."""
 HEADING = (
     f"{'step':>7} {'loss':>9} {'eval':>8} {'lr':>9} {'gnorm':>7} "
     f"{'tok/s':>7} {'mem':>6} {'elapsed':>8} {'left':>7}"
@@ -35,7 +37,7 @@ class Terminal(Display):
 
     def example(self, ids: list[int], weights: list[float], decode: Any) -> None:
         shown = excerpt(ids, weights)
-        text = " … ".join(masked(*part, decode, output.colour()) for part in shown)
+        text = " … ".join(masked(*part, decode, output.colour(sys.stderr)) for part in shown)
         cut = " …" if sum(len(part) for part, _ in shown) < len(ids) else ""
         output.log(f"{'example':<7} {text}{cut}")
 
@@ -64,7 +66,7 @@ class Terminal(Display):
             f"{line['step']:>7} {line['loss']:>9.4f} {eval_text:>8} {line['learning_rate']:>9.1e} "
             f"{line['grad_norm']:>7.2f} {rate:>7} "
             f"{line['memory_gb']:>5.1f}G {output.duration(line['elapsed_s']):>8} "
-            f"{left:>7}   {sparkline(self.losses)}{_reward(line)}"
+            f"{left:>7}{_reward(line)}{bars(self.losses)}"
         )
 
     def done(self, summary: dict[str, Any]) -> None:
@@ -96,7 +98,14 @@ class JsonLines(Display):
         sys.stdout.flush()
 
 
-def sparkline(values: list[float], width: int = 16) -> str:
+def bars(values: list[float]) -> str:
+    """The curve so far, as wide as there is room beside the numbers; without room, nothing."""
+    width = output.columns()
+    room = SPARK if width is None else min(SPARK, width - len(HEADING) - 4)
+    return f"   {sparkline(values, room)}" if room >= SPARK // 4 else ""
+
+
+def sparkline(values: list[float], width: int) -> str:
     """The last values as bars, scaled to their own range."""
     values = values[-width:]
     low, high = min(values), max(values)

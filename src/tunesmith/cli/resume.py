@@ -34,4 +34,5 @@ def command(
 
     output.quiet(quiet or json)
     display = JsonLines() if json else Terminal()
-    finish(compose.resume(run, overrides=tuple(overrides or ()), display=display))
+    done = compose.resume(run, overrides=tuple(overrides or ()), display=display)
+    finish(done, tell=quiet and not json)

@@ -103,9 +103,11 @@ def language_model(spec: str, root: str = "runs/") -> Source:
     """As `locate`, for what must write text.
 
     Raises:
-        EnvironmentFault: E201, nothing is there; E212, it is a reward model.
+        EnvironmentFault: E201, nothing is there; E203, its weights are a pickle; E212, it is a
+            reward model.
     """
     found = locate(spec, root)
+    _refuse_pickles(found.base)
     if found.scores:
         raise EnvironmentFault(
             "E212",
@@ -114,6 +116,32 @@ def language_model(spec: str, root: str = "runs/") -> Source:
             fix="name the language model it was trained from",
         )
     return found
+
+
+_CONVERT = (
+    'python -c "import glob,torch,safetensors.torch as s; w={{}}; '
+    "[w.update(torch.load(f,weights_only=True)) for f in glob.glob(r'{0}')]; "
+    "s.save_file({{k:v.clone() for k,v in w.items()}},r'{1}',{{'format':'pt'}})\""
+)
+"""Reads tensors only, and all shards into one file."""
+
+
+def _refuse_pickles(base: str) -> None:
+    """Weights that only unpickling would read are refused before anything else is done."""
+    folder = Path(base)
+    if not base or not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    for pattern in ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth"):
+        pickles = sorted(folder.glob(pattern))
+        if pickles:
+            command = _CONVERT.format(folder / pattern, folder / "model.safetensors")
+            raise EnvironmentFault(
+                "E203",
+                f"{folder} has its weights only as a pickle ({pickles[0].name}), never read here",
+                where="model.path",
+                why="A pickle can run code; safetensors can't.",
+                fix=f"if you trust the file, make safetensors of it once:\n  {command}",
+            )
 
 
 def find_run(spec: str, root: str) -> tuple[RunDir, str | None] | None:
