@@ -16,6 +16,8 @@ from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
 from tunesmith.types import Stage
 
+LENGTHS = "Its learning rate depends on its length; under `constant`, lengths may change."
+
 
 def train(recipe: Recipe, *, display: Display | None = None, text: str | None = None) -> RunDir:
     """Runs a recipe to its end, or to a stop that was asked for.
@@ -81,6 +83,7 @@ def resume(
             "C190",
             f"a resumed run can't change {', '.join(changed)}",
             where=written,
+            why=LENGTHS if set(changed) & set(recipes.LENGTH) else "",
             fix="start a new run (model.path=run:… continues from its weights)",
         )
     check_reports(recipe)
