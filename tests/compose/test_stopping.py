@@ -9,7 +9,8 @@ import pytest
 
 from tunesmith import recipe
 from tunesmith.compose import stopping
-from tunesmith.errors import RunError
+from tunesmith.compose.display import Display, Logged
+from tunesmith.errors import Interrupted, RunError
 from tunesmith.rundir import RunDir
 
 
@@ -77,3 +78,38 @@ def test_a_run_that_is_held_is_refused_before_any_work(directory):
     with directory.lock(), pytest.raises(RunError) as caught:
         directory.refuse_if_locked()
     assert caught.value.code == "R101"
+
+
+def test_the_first_signal_is_answered_and_the_second_says_how_to_go_on(directory):
+    said = []
+
+    class Shown(Display):
+        def line(self, topic: str, text: str) -> None:
+            said.append(f"{topic}: {text}")
+
+    class Run:
+        stop_signal = None
+
+    stop = stopping.Stop()
+    stop.run, stop.display = Run(), Shown()
+    stop.handle(2, None)
+    assert stop.run.stop_signal == 2
+    with pytest.raises(Interrupted) as caught, stopping.recorded(directory, stop):
+        stop.handle(2, None)
+    assert caught.value.exit_code == 130
+    assert said == [
+        "stop: after this step, then save; once more to stop at once",
+        f"stop: at once; from the newest checkpoint: tunesmith resume {directory.id}",
+    ]
+    assert directory.info()["state"] == "stopped"
+
+
+def test_what_was_said_before_there_was_a_run_is_in_its_log(tmp_path):
+    display = Logged(Display())
+    display.line("data", "3 rows")
+    display.into(tmp_path / "log.txt")
+    display.line("model", "tiny")
+    topics = [line.split()[1:] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert topics == [["data", "3", "rows"], ["model", "tiny"]]
+    display.into(tmp_path / "missing" / "log.txt")
+    display.line("a", "disk that does not write ends nothing here")

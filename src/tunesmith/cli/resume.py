@@ -22,9 +22,7 @@ def command(
     run: Annotated[str, typer.Argument(help="Run id, prefix, path or `last`.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="key=value: intervals, log, output; lengths if the rate is constant."
-        ),
+        typer.Argument(help="key=value: intervals, log, output; lengths if the rate is constant."),
     ] = None,
     quiet: Annotated[bool, output.QUIET] = False,
     json: Annotated[bool, output.JSON] = False,

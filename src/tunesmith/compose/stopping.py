@@ -46,9 +46,13 @@ class Stop:
         if self.run is None or self.run.stop_signal is not None:
             raise Interrupted(EXIT_OF_SIGNAL[number])
         self.run.stop_signal = number
+        self.say("after this step, then save; once more to stop at once")
+
+    def say(self, text: str) -> None:
+        """Shows a line; left out where the signal came while another was being printed."""
         if self.display is not None:
-            with suppress(RuntimeError):  # a line was just being printed: this one is left out
-                self.display.line("stop", "after this step, then save; once more to stop at once")
+            with suppress(RuntimeError):
+                self.display.line("stop", text)
 
 
 @contextmanager
@@ -81,6 +85,7 @@ def recorded(directory: RunDir, stop: Stop) -> Iterator[None]:
         stop.run = None
         why = "interrupted at once: resume goes on from the newest checkpoint"
         directory.update(state="stopped", error=why, exit_code=interrupt.exit_code)
+        stop.say(f"at once; from the newest checkpoint: tunesmith resume {directory.id}")
         raise
     except BaseException as error:
         code = error.exit_code if isinstance(error, TunesmithError) else 1
