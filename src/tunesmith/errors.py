@@ -2,6 +2,7 @@
 
     TunesmithError                     exit
     ├── ConfigError      C…  (ValueError)    2   recipe, override or command line
+    │   └── ConfigErrors                     2   several of them, told together
     ├── DataError        D…  (ValueError)    3   data files, rows, templates, tokens
     ├── ResourceError    M…  (MemoryError)   5   memory or device does not suffice
     ├── EnvironmentFault E…  (RuntimeError)  2   machine, versions, missing model
@@ -16,6 +17,22 @@ Add an error: raise one of these with the next free code of its family, write it
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXIT_CODES: dict[int, str] = {
+    0: "done; or nothing to do",
+    1: "the run, the server or the export failed, a full disk among the causes; a question of the "
+    "program's was answered with no; a bug (R900)",
+    2: "the command line, the recipe, the machine or the model it names can't be used as they are",
+    3: "the data: a file, a row, a template, tokens",
+    4: "an optional package is missing; the message says the pip command",
+    5: "memory: the run needs more than there is",
+    6: "a check or a gate was not met: `doctor`, `demo`, `data check`",
+    130: "Ctrl-C; a training run saved its step first, unless it was pressed twice",
+    143: "SIGTERM or a closed terminal; a training run saved its step first, unless it came twice",
+}
+"""Every exit code of `tunesmith`; `docs/exit-codes.md` says the same."""
 
 
 class TunesmithError(Exception):
@@ -61,6 +78,27 @@ def _rebuild(kind: type[TunesmithError], code: str, what: str, where: str, why: 
 
 class ConfigError(TunesmithError, ValueError):
     exit_code = 2
+
+
+class ConfigErrors(ConfigError):
+    """Several mistakes of one recipe; code, place and exit are those of the first.
+
+    Args:
+        errors: Two or more, in the order they are told.
+    """
+
+    def __init__(self, errors: Sequence[TunesmithError]):
+        first = errors[0]
+        super().__init__(first.code, first.what, where=first.where, why=first.why, fix=first.fix)
+        self.errors = tuple(errors)
+        self.exit_code = first.exit_code
+
+    def __str__(self) -> str:
+        shown = [str(error) for error in self.errors]
+        return "\n".join([*shown, f"{len(shown)} mistakes; nothing was done"])
+
+    def __reduce__(self):
+        return type(self), (self.errors,)
 
 
 class DataError(TunesmithError, ValueError):

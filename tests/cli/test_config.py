@@ -36,13 +36,13 @@ def test_check_knows_the_reports(tmp_path, capsys):
 
 
 def test_the_error_of_the_specification(tmp_path, capsys):
-    path = write(tmp_path, "stage: sft\noptim:\n  learnin_rate: 1e-4\n")
+    path = write(tmp_path, RECIPE.replace("learning", "learnin"))
     assert main(["config", "check", path]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     first, where, fix = captured.err.splitlines()
     assert first == "error[C102]: unknown key `learnin_rate` in section `optim`"
-    assert where == f"  --> {path}:3:3      learnin_rate: 1e-4"
+    assert where == f"  --> {path}:4:3      learnin_rate: 3e-4"
     assert fix.startswith("  fix: did you mean `learning_rate`?")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -102,6 +103,18 @@ def test_bugs_are_short_on_the_terminal_and_long_in_the_log(verb, capsys, tmp_pa
     monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "log.txt"))
     assert cli.main(["stop"]) == 1
     assert "--debug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", [("/data/store.bin",), ()])
+def test_a_full_disk_is_told_as_such(verb, capsys, named):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
+
+    verb(full)
+    assert cli.main(["stop"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error[R121]: No space left on device")
+    assert (named[0] if named else "being written") in told
 
 
 def test_a_reader_that_leaves_is_no_error():

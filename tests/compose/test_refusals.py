@@ -89,6 +89,8 @@ def test_a_finished_run_is_not_resumed_and_a_changed_one_neither(settings):
         compose.resume(str(done.path))
     with pytest.raises(ConfigError, match="C190"):
         compose.resume(str(done.path), overrides=("optim.learning_rate=0.5",))
+    with pytest.raises(ConfigError, match="depends on its length"):
+        compose.resume(str(done.path), overrides=("train.max_steps=900",))
 
 
 def test_another_machine_is_refused(settings):

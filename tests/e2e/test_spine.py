@@ -32,26 +32,40 @@ def metrics(name: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+STORIES = "models/stories260K/hf"
+
+
 @pytest.mark.parametrize(
-    ("file", "rows"),
+    ("model", "file", "rows"),
     [
-        ("instruct/alpaca_data.json", 400),
-        ("instruct/llms_tool/finetune/example", None),
-        ("instruct/misc/dev1K.json", 200),
+        (STORIES, "instruct/alpaca_data.json", 400),
+        (STORIES, "instruct/llms_tool/finetune/example", None),
+        (STORIES, "instruct/misc/dev1K.json", 200),
+        *(
+            pytest.param("builtin:tiny", file, 300, marks=pytest.mark.slow)
+            for file in (
+                "instruct/alpaca_data.json",
+                "instruct/llms_tool/finetune/example",
+                "instruct/misc/dev1K.json",
+            )
+        ),
     ],
 )
-def test_sft_falls_resumes_merges_and_talks(here, shared_data, capsys, monkeypatch, file, rows):
-    model = shared_data / "models" / "stories260K" / "hf"
+def test_sft_falls_resumes_merges_and_talks(
+    here, shared_data, capsys, monkeypatch, model, file, rows
+):
+    model = model if ":" in model else str(shared_data / model)
     source = {"path": str(shared_data / file)} | ({"max_samples": rows} if rows else {})
     recipe = {
-        "model": str(model),
+        "model": model,
         "data": {"train": [source], "on_bad_row": "skip", "max_length": 256, "num_proc": 1},
-        "train": {"max_steps": 12, "save_steps": 6, "dtype": "float32", "logging_steps": 3},
-        "optim": {"learning_rate": 3e-3},
+        "train": {"max_steps": 6, "save_steps": 6, "dtype": "float32", "logging_steps": 3},
+        "optim": {"learning_rate": 3e-3, "lr_scheduler_type": "constant"},
         "output": {"name": "spine"},
     }
     Path("recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     tunesmith("train", "recipe.yaml")
+    tunesmith("resume", "last", "train.max_steps=12")
     losses = [line["loss"] for line in metrics("spine") if "loss" in line]
     assert losses[-1] < losses[0]
     saved = Path("runs/spine/checkpoints/step-12")
@@ -110,6 +124,7 @@ def test_sigterm_saves_and_exits_143_then_resumes(here, tiny_model):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
+    assert "stop    after this step" in errors
     assert "tunesmith resume long" in errors
     info = json.loads(Path("runs/long/run.json").read_text())
     assert info["state"] == "stopped"
@@ -151,8 +166,97 @@ def test_a_run_stacks_on_an_adapter_run(here, tiny_model):
     common = ["data.train=rows.jsonl", "train.max_steps=4", "train.dtype=float32"]
     tunesmith("train", f"model={tiny_model}", *common, "output.name=first")
     tunesmith("train", "model=run:first", *common, "output.name=second")
+    info = json.loads(Path("runs/second/run.json").read_text())
+    assert info["parent"] == "first"
+    (source,) = info["data"]["train"]
+    assert source["path"].endswith("rows.jsonl")
+    assert len(source["sha256"]) == 64
+    log = Path("runs/second/log.txt").read_text()
+    assert all(f" {topic:<7} " in log for topic in ("data", "model", "tuner", "plan", "done"))
+    modes = {file.stat().st_mode for file in Path("runs/second/final").iterdir()}
+    assert len(modes) == 1  # all as the umask says
     first = [m["loss"] for m in metrics("first") if "loss" in m]
     second = [m["loss"] for m in metrics("second") if "loss" in m]
     assert second[0] < first[0]
     tunesmith("merge", "second", "-o", "merged")
     assert Path("merged/config.json").is_file()
+
+
+def test_time_left_counts_evaluations_still_to_come(here, tiny_model):
+    rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(24)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    tunesmith(
+        "train",
+        f"model={tiny_model}",
+        "data.train=rows.jsonl",
+        "data.eval.count=8",
+        "train.max_steps=6",
+        "train.logging_steps=1",
+        "train.save_steps=3",
+        "eval.steps=2",
+        "output.name=paced",
+    )
+    steps = {line["step"]: line for line in metrics("paced") if "loss" in line}
+    assert (steps[1]["tokens_per_second"], steps[1]["eta_s"]) == (None, None)
+    assert all(steps[n]["tokens_per_second"] > 0 for n in range(2, 7))
+    assert steps[6]["eta_s"] > 0  # the evaluation and the checkpoint of this step are to come
+
+
+def test_a_full_disk_ends_the_run_with_exit_1_and_it_goes_on_later(here, tiny_model):
+    """RLIMIT_FSIZE stands for the disk: files may grow to so many bytes and no further."""
+    rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(24)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    train = [
+        "train",
+        f"model={tiny_model}",
+        "data.train=rows.jsonl",
+        "data.num_proc=1",
+        "train.max_steps=60",
+        "train.logging_steps=1",
+        "train.save_steps=3",
+        "output.name=full",
+    ]
+    script = (
+        "import resource, sys\n"
+        "from tunesmith.cli.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+
+    def run(limit: int, *words: str) -> subprocess.CompletedProcess:
+        code = script.replace("BYTES", str(limit))
+        words = (sys.executable, "-c", code, *words)
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    ended = run(8_000, *train)  # metrics.jsonl does not fit
+    assert ended.returncode == 1, ended.stderr
+    assert "error[R1" in ended.stderr
+    assert "File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    info = json.loads(Path("runs/full/run.json").read_text())
+    assert (info["state"], info["exit_code"]) == ("failed", 1)
+    ended = run(-1, "resume", "full")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(Path("runs/full/run.json").read_text())["state"] == "done"
+
+
+def test_train_resume_refuses_a_recipe_that_has_changed(here, tiny_model, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(8)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    recipe = {
+        "model": str(tiny_model),
+        "data": "rows.jsonl",
+        "train": {"max_steps": 2},
+        "optim": {"lr_scheduler_type": "constant"},
+        "output": {"name": "first"},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    tunesmith("train", "recipe.yaml")
+    recipe["train"]["max_steps"] = 4
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    tunesmith("train", "recipe.yaml", "--resume", "first")
+    assert metrics("first")[-1]["step"] == 4
+    recipe["optim"]["learning_rate"] = 1e-3
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    assert main(["train", "recipe.yaml", "--resume", "first"]) == 2
+    assert "can't change optim.learning_rate" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_an_unknown_key_as_in_the_specification(tmp_path):
     assert error.what == "unknown key `learnin_rate` in section `optim`"
     assert error.where.endswith("r.yaml:3:3      learnin_rate: 1e-4")
     assert error.fix.startswith("did you mean `learning_rate`?")
-    assert "weight_decay" in error.fix
+    assert error.fix.endswith("all keys: tunesmith config schema optim")
 
 
 def test_a_key_of_another_section_is_sent_there(tmp_path):

@@ -36,3 +36,11 @@ def test_a_torn_line_spoils_no_other(tmp_path):
     ]
     files.keep_lines(path, lambda line: line["step"] > 1)
     assert len(path.read_text().split("\n")) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (950, "950 B"), (21_400, "21.4 KB"), (3e6, "3.0 MB"), (1.25e9, "1.25 GB")],
+)
+def test_sizes_for_people(count, text):
+    assert files.size_text(count) == text

@@ -146,7 +146,7 @@ def test_too_little_space_is_told_before_the_start(tmp_path, monkeypatch):
     parameters = [torch.zeros(1000, 1000)]
     free = shutil.disk_usage(tmp_path)._replace(free=20_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    with pytest.raises(RunError, match=r"2 checkpoints of 0.01 GB .* 0.02 GB are free") as error:
+    with pytest.raises(RunError, match=r"2 checkpoints of 12.0 MB .* 20.0 MB are free") as error:
         checkpoint.check_space(tmp_path, parameters)
     assert error.value.code == "R111"
     save(tmp_path, 1)  # on resume one of the two is there already

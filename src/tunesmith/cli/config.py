@@ -28,14 +28,10 @@ def check(recipe: Annotated[list[str], RECIPE], json: Annotated[bool, output.JSO
     """Read a recipe strictly: keys, values, template, reports; `train --dry-run` opens model and
     data too."""
     from tunesmith import recipe as recipes
-    from tunesmith.templates import base as templates
-    from tunesmith.training import report
+    from tunesmith.compose import reading
 
     path, overrides = output.split_recipe(recipe)
-    loaded = recipes.load(path, overrides)
-    recipes.complete(loaded)
-    templates.check(loaded.data.template)
-    report.check(loaded.log.report_to)
+    loaded = reading.read(path, overrides, model=False)
     kinds = f"{loaded.stage.kind} · {loaded.tuner.kind} · {loaded.parallel.kind}"
     text = f"ok: {path or 'command line'} ({kinds})"
     value = {"ok": True, "recipe": path, "digest": recipes.digest(loaded)}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import output
+from tunesmith.rundir.files import size_text
 
 app = output.app(
     examples=[
@@ -24,10 +25,11 @@ def command(
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Say what a recipe needs: memory, time, disk, and what would make it fit."""
-    from tunesmith import compose, recipe as recipes
+    from tunesmith import compose
+    from tunesmith.compose import reading
 
     path, overrides = output.split_recipe(recipe)
-    found = compose.estimate(recipes.load(path, overrides), probe=probe)
+    found = compose.estimate(reading.read(path, overrides), probe=probe)
     output.result(found, json=json, text=describe(found))
     if not found["fits"]:
         raise typer.Exit(5)
@@ -42,7 +44,7 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['available_gb']:.1f} GB free: {verdict}",
         f"        {parts}",
         f"plan    {found['steps']:,} steps · {found['tokens_per_epoch']:,} tokens an epoch",
-        f"disk    {found['disk_gb']:.2f} GB for checkpoints and final/",
+        f"disk    {size_text(found['disk_gb'] * 1e9)} for checkpoints and final/",
     ]
     if found["seconds"] is not None:
         rate = output.count(found["tokens_per_second"])

@@ -10,6 +10,7 @@ the verb sees it. Verbs that compute (`computes`) find `platform.prepare()` alre
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -17,7 +18,7 @@ import traceback
 from typing import NamedTuple
 
 from tunesmith import __version__
-from tunesmith.errors import ConfigError, EnvironmentFault, Interrupted, TunesmithError
+from tunesmith.errors import ConfigError, EnvironmentFault, Interrupted, RunError, TunesmithError
 
 
 class Verb(NamedTuple):
@@ -43,6 +44,8 @@ VERBS: dict[str, Verb] = {
     "config": Verb("Check and show recipes; their JSON Schema."),
     "doctor": Verb("What this machine and installation can do."),
 }
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 USAGE = """\
 usage: tunesmith VERB …            tunesmith VERB --help shows examples
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             _report_unexpected(error, words)
             return 1
         fault = _unusable_file(error)
@@ -127,8 +130,14 @@ def usage() -> str:
     return USAGE.format(verbs="\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items()))
 
 
-def _unusable_file(error: OSError) -> EnvironmentFault:
-    """A file or folder that was named and can't be read or written."""
+def _unusable_file(error: OSError) -> TunesmithError:
+    """A file or folder that was named and can't be read or written, or a disk that is full."""
+    if error.errno in FULL:
+        return RunError(
+            "R121",
+            f"{error.strerror}: {error.filename or 'a file that was being written'}",
+            fix="free space; TUNESMITH_HOME and output.dir may be on another disk",
+        )
     return EnvironmentFault(
         "E111",
         f"{error.strerror or error}: {error.filename}",

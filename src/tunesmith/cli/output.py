@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -169,9 +169,18 @@ def _console(stderr: bool) -> Console:
     return Console(stderr=stderr, quiet=_state["quiet"] and stderr, highlight=False)
 
 
-def colour() -> bool:
-    """Whether stdout takes colour: a terminal, and no NO_COLOR (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def colour(stream: TextIO | None = None) -> bool:
+    """Whether stdout, or another stream, takes colour: a terminal, and no NO_COLOR
+    (https://no-color.org)."""
+    return (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
+
+
+def columns() -> int | None:
+    """Width of the terminal that logs go to; None if they go elsewhere."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a pipe; no file behind it
+        return None
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith import __version__
@@ -12,6 +13,8 @@ from tunesmith.cli import output
 from tunesmith.compose.display import Display
 
 BARS = "▁▂▃▄▅▆▇█"
+SPARK = 16
+"""Most columns of the loss curve at the end of a row."""
 HEADING = (
     f"{'step':>7} {'loss':>9} {'eval':>8} {'lr':>9} {'gnorm':>7} "
     f"{'tok/s':>7} {'mem':>6} {'elapsed':>8} {'left':>7}"
@@ -33,7 +36,10 @@ class Terminal(Display):
         output.log(f"{topic:<7} {text}")
 
     def example(self, ids: list[int], weights: list[float], decode: Any) -> None:
-        output.log(f"{'example':<7} {masked(ids[:160], weights[:160], decode, output.colour())}")
+        shown = excerpt(ids, weights)
+        text = " … ".join(masked(*part, decode, output.colour(sys.stderr)) for part in shown)
+        cut = " …" if sum(len(part) for part, _ in shown) < len(ids) else ""
+        output.log(f"{'example':<7} {text}{cut}")
 
     def metrics(self, line: dict[str, Any]) -> None:
         if "loss" not in line:
@@ -54,11 +60,13 @@ class Terminal(Display):
         # Where answers are rewarded the loss says little: its sign follows the last few answers.
         self.losses.append(line.get("reward", line["loss"]))
         eval_text = f"{self.eval_loss:.4f}" if self.eval_loss is not None else "–"
+        rate = _or_dash(output.count, line["tokens_per_second"])
+        left = _or_dash(output.duration, line["eta_s"])
         output.log(
             f"{line['step']:>7} {line['loss']:>9.4f} {eval_text:>8} {line['learning_rate']:>9.1e} "
-            f"{line['grad_norm']:>7.2f} {output.count(line['tokens_per_second']):>7} "
+            f"{line['grad_norm']:>7.2f} {rate:>7} "
             f"{line['memory_gb']:>5.1f}G {output.duration(line['elapsed_s']):>8} "
-            f"{output.duration(line['eta_s']):>7}   {sparkline(self.losses)}{_reward(line)}"
+            f"{left:>7}{_reward(line)}{bars(self.losses)}"
         )
 
     def done(self, summary: dict[str, Any]) -> None:
@@ -67,7 +75,8 @@ class Terminal(Display):
             output.log(f"stopped at step {summary['step']}, saved · go on with:")
             output.log(f"        tunesmith resume {shlex.quote(path.name)}")
             return
-        parts = ["done"]
+        took = summary.get("elapsed_s")
+        parts = ["done" if took is None else f"done in {output.duration(took)}"]
         if summary.get("last_eval") is not None:
             parts.append(f"eval loss {summary['first_eval']:.4f} → {summary['last_eval']:.4f}")
         if summary.get("best_step") is not None:
@@ -89,12 +98,33 @@ class JsonLines(Display):
         sys.stdout.flush()
 
 
-def sparkline(values: list[float], width: int = 16) -> str:
+def bars(values: list[float]) -> str:
+    """The curve so far, as wide as there is room beside the numbers; without room, nothing."""
+    width = output.columns()
+    room = SPARK if width is None else min(SPARK, width - len(HEADING) - 4)
+    return f"   {sparkline(values, room)}" if room >= SPARK // 4 else ""
+
+
+def sparkline(values: list[float], width: int) -> str:
     """The last values as bars, scaled to their own range."""
     values = values[-width:]
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / ((high - low) or 1.0)
     return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+EXCERPT = 160
+"""Tokens of the first example that are shown."""
+
+
+def excerpt(ids: list[int], weights: list[float]) -> list[tuple[list[int], list[float]]]:
+    """The part of an example to show: its beginning, and where training begins if that is later."""
+    first = next((i for i, weight in enumerate(weights) if weight), 0)
+    if first < EXCERPT * 3 // 4:
+        return [(ids[:EXCERPT], weights[:EXCERPT])]
+    head, start = EXCERPT // 4, first - EXCERPT // 4
+    parts = [(0, head), (start, start + EXCERPT - head)]
+    return [(ids[a:b], weights[a:b]) for a, b in parts]
 
 
 def masked(ids: list[int], weights: list[float], decode: Any, colour: bool) -> str:
@@ -106,7 +136,12 @@ def masked(ids: list[int], weights: list[float], decode: Any, colour: bool) -> s
             spans.append((weight != 0, []))
         spans[-1][1].append(token)
     text = "".join(f"{before}{decode(i)}{after}" if on else decode(i) for on, i in spans)
-    return text.replace("\n", "⏎")
+    return text.replace("\n", "⏎").replace("\r", "␍")
+
+
+def _or_dash(show: Callable[[float], str], value: float | None) -> str:
+    """A number, or a dash while it is not known."""
+    return "–" if value is None else show(value)
 
 
 def _reward(line: dict[str, Any]) -> str:

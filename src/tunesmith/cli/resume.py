@@ -12,7 +12,7 @@ app = output.app(
     examples=[
         "tunesmith resume last",
         "tunesmith resume 20261121-0655-sft-tiny-k7f3",
-        "tunesmith resume runs/my-run train.num_train_epochs=5",
+        "tunesmith resume runs/my-run train.save_steps=50 log.report_to=tensorboard",
     ],
 )
 
@@ -22,7 +22,7 @@ def command(
     run: Annotated[str, typer.Argument(help="Run id, prefix, path or `last`.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value changes; only lengths, intervals, log and output."),
+        typer.Argument(help="key=value: intervals, log, output; lengths if the rate is constant."),
     ] = None,
     quiet: Annotated[bool, output.QUIET] = False,
     json: Annotated[bool, output.JSON] = False,
@@ -34,4 +34,5 @@ def command(
 
     output.quiet(quiet or json)
     display = JsonLines() if json else Terminal()
-    finish(compose.resume(run, overrides=tuple(overrides or ()), display=display))
+    done = compose.resume(run, overrides=tuple(overrides or ()), display=display)
+    finish(done, tell=quiet and not json)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli import output
+
+if TYPE_CHECKING:
+    from tunesmith.rundir import RunDir
 
 app = output.app(
     examples=[
@@ -36,8 +39,9 @@ def command(
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Run a recipe: check, encode, train, save."""
-    from tunesmith import compose, platform, recipe as recipes
+    from tunesmith import compose, platform
     from tunesmith.cli.progress import JsonLines, Terminal
+    from tunesmith.compose import reading
 
     output.quiet(quiet or json)
     path, overrides = output.split_recipe(recipe)
@@ -47,15 +51,16 @@ def command(
         platform.use_device(device)
     display = JsonLines() if json else Terminal()
     if resume is not None:
-        run = compose.resume(resume, overrides=tuple(overrides), display=display)
+        given = reading.read(path, overrides) if path else None
+        run = compose.resume(resume, overrides=tuple(overrides), display=display, given=given)
     else:
-        loaded = recipes.load(path, overrides)
+        loaded = reading.read(path, overrides)
         if dry_run:
             found = compose.check(loaded, display=display)
             output.result(found, json=json, text=checked(found))
             return
         run = compose.train(loaded, display=display, text=written(path))
-    finish(run)
+    finish(run, tell=quiet and not json)
 
 
 def checked(found: dict[str, Any]) -> str:
@@ -68,8 +73,10 @@ def checked(found: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"left out      {row}" for row in [*rows[:3], *more])])
 
 
-def finish(run) -> None:
-    """Prints where the run is, and leaves with its exit code."""
+def finish(run: RunDir, *, tell: bool) -> None:
+    """Leaves with the run's exit code; with `tell` its directory goes to stdout, for scripts."""
+    if tell:
+        output.result(str(run.path))
     code = run.info().get("exit_code") or 0
     if code:
         raise typer.Exit(code)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__
-from tunesmith.compose.source import CARD, record_base
+from tunesmith.compose.source import CARD, find_run, record_base
 from tunesmith.data.stream_head import Head
+from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
 
 
@@ -21,6 +22,30 @@ def write_report(directory: RunDir, train_set: Any, eval_set: Any) -> None:
         report["eval"] = eval_set.report
     text = json.dumps(report, ensure_ascii=False, indent=2)
     (directory.path / "data_report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def lineage(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str, Any]:
+    """What run.json says of where a run comes from: its parent run, and its data by hash.
+
+    A source's hash is its key in the token store: of its rows, and of how they were encoded.
+    """
+    spec = recipe.model.path or ""
+    plain = Path(spec).is_dir() and not (Path(spec) / "run.json").is_file()
+    known = spec and not plain and not spec.startswith("builtin:")
+    parent = find_run(spec.removeprefix("run:"), recipe.output.dir) if known else None
+    sets = {"train": train_set, "eval": eval_set}
+    return {
+        "parent": parent[0].id if parent else None,
+        "data": {
+            name: [{"path": one.get("path"), "sha256": one.get("key")} for one in _sources(found)]
+            for name, found in sets.items()
+            if found is not None
+        },
+    }
+
+
+def _sources(found: Any) -> list[dict[str, Any]]:
+    return found.report.get("sources", [])
 
 
 def describe_data(train_set: Any, eval_set: Any) -> str:
@@ -66,11 +91,20 @@ def write_final(run: Any, origin: Any) -> Path:
     if (aside / "adapter_config.json").is_file():
         _name_base(aside / "adapter_config.json", run, origin)
     (aside / "README.md").write_text(model_card(run, origin), encoding="utf-8")
+    _readable(aside)
     durable.sync_tree(aside)
     shutil.rmtree(final, ignore_errors=True)
     aside.replace(final)
     durable.sync_directory(final.parent)
     return final
+
+
+def _readable(folder: Path) -> None:
+    """Gives files the rights the user's umask allows: safetensors writes for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
 
 
 def _generation_config(tokenizer: Any, stops: list[int]) -> dict[str, Any]:

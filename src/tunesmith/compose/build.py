@@ -128,10 +128,12 @@ def build_run(
 
 
 def _tell_model(display: Display, origin: Origin, made: Any, resolved: dict) -> None:
-    """`builtin:tiny  llama 5L×256  4.7M params  float32 on cpu (1 threads)`."""
+    """`builtin:tiny  llama 5L×256  computes in float32 on cpu (1 thread)`."""
     from tunesmith.models import load
 
-    where = f"{resolved['dtype']} on {made.hf.device} ({resolved['threads']} threads)"
+    count = resolved["threads"]
+    threads = f"{count} thread{'' if count == 1 else 's'}"
+    where = f"computes in {resolved['dtype']} on {made.hf.device} ({threads})"
     display.line("model", f"{origin.describe()}  {load.describe(made.hf)}  {where}")
 
 
@@ -215,8 +217,12 @@ def stage_groups(stage: Stage) -> list[dict[str, Any]]:
 
 
 def describe_tuner(recipe: Recipe, hf: Any) -> str:
-    """`lora → 0.61M trainable (7.3%)`."""
+    """`lora r=16 on 42 linears → 0.61M trainable (7.3%)`."""
     counts = [(p.numel(), p.requires_grad) for p in hf.parameters()]
     trained = sum(n for n, on in counts if on)
     whole = sum(n for n, _ in counts)
-    return f"{recipe.tuner.kind} → {trained / 1e6:.2f}M trainable ({100 * trained / whole:.1f}%)"
+    what = recipe.tuner.kind
+    if what == "lora":
+        linears = sum(name.endswith(".lora_A") for name, _ in hf.named_parameters())
+        what += f" r={recipe.tuner.r} on {linears} linears"
+    return f"{what} → {trained / 1e6:.2f}M trainable ({100 * trained / whole:.1f}%)"

@@ -77,7 +77,7 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
         "dtype": dtype,
         "steps": steps,
         "tokens_per_epoch": tokens,
-        "disk_gb": round(disk_gb(recipe, need), 3),
+        "disk_gb": round(disk_gb(recipe, need), 6),
         "variants": variants(recipe, origin, dtype, dataset, ready.stage),
         "devices_gb": {size: need.total <= size for size in (8, 12, 16, 24, 40, 80)},
         **(_probe(recipe, steps) if probe else {"seconds": None, "tokens_per_second": None}),

@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from tunesmith import platform
 from tunesmith.errors import EnvironmentFault, TunesmithError
+from tunesmith.registry import did_you_mean
 from tunesmith.rundir import RunDir
 
+_ASSETS = Path(str(files("tunesmith") / "assets"))
 CARD = "tunesmith.json"
 """Beside a run's final weights: base, its hash, template and system prompt."""
 
@@ -66,7 +69,7 @@ def locate(spec: str, root: str = "runs/") -> Source:
     if run is not None:
         return of_run(spec, *run, root)
     if spec.startswith(("/", ".", "~", "run:")) or spec.count("/") != 1:
-        raise missing_model(spec)
+        raise missing_model(spec, root)
     return Source(spec, spec)
 
 
@@ -100,9 +103,11 @@ def language_model(spec: str, root: str = "runs/") -> Source:
     """As `locate`, for what must write text.
 
     Raises:
-        EnvironmentFault: E201, nothing is there; E212, it is a reward model.
+        EnvironmentFault: E201, nothing is there; E203, its weights are a pickle; E212, it is a
+            reward model.
     """
     found = locate(spec, root)
+    _refuse_pickles(found.base)
     if found.scores:
         raise EnvironmentFault(
             "E212",
@@ -111,6 +116,32 @@ def language_model(spec: str, root: str = "runs/") -> Source:
             fix="name the language model it was trained from",
         )
     return found
+
+
+_CONVERT = (
+    'python -c "import glob,torch,safetensors.torch as s; w={{}}; '
+    "[w.update(torch.load(f,weights_only=True)) for f in glob.glob(r'{0}')]; "
+    "s.save_file({{k:v.clone() for k,v in w.items()}},r'{1}',{{'format':'pt'}})\""
+)
+"""Reads tensors only, and all shards into one file."""
+
+
+def _refuse_pickles(base: str) -> None:
+    """Weights that only unpickling would read are refused before anything else is done."""
+    folder = Path(base)
+    if not base or not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    for pattern in ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth"):
+        pickles = sorted(folder.glob(pattern))
+        if pickles:
+            command = _CONVERT.format(folder / pattern, folder / "model.safetensors")
+            raise EnvironmentFault(
+                "E203",
+                f"{folder} has its weights only as a pickle ({pickles[0].name}), never read here",
+                where="model.path",
+                why="A pickle can run code; safetensors can't.",
+                fix=f"if you trust the file, make safetensors of it once:\n  {command}",
+            )
 
 
 def find_run(spec: str, root: str) -> tuple[RunDir, str | None] | None:
@@ -127,8 +158,8 @@ def builtin(spec: str) -> Path:
     Raises:
         EnvironmentFault: E201, no such embedded model.
     """
-    path = Path(str(files("tunesmith") / "assets")) / spec.removeprefix("builtin:")
-    if not path.is_dir():
+    path = _ASSETS / spec.removeprefix("builtin:")
+    if not (path / "config.json").is_file():
         raise missing_model(spec)
     return path
 
@@ -249,10 +280,32 @@ def _remember(name: str, key: str, value: str) -> None:
     aside.replace(path)
 
 
-def missing_model(spec: str) -> EnvironmentFault:
+def missing_model(spec: str, root: str = "runs/") -> EnvironmentFault:
+    """E201, with the nearest name there is."""
+    fix = "give a directory with config.json, builtin:tiny, a run (tunesmith runs), or org/name"
     return EnvironmentFault(
         "E201",
         f"no model at `{spec}`: not a directory, an embedded model or a run",
         where="model.path",
-        fix="give a directory with config.json, builtin:tiny, a run (tunesmith runs), or org/name",
+        fix=f"{_nearest(spec, root)}  {fix}".strip(),
     )
+
+
+def _nearest(spec: str, root: str) -> str:
+    """`did you mean …?` among the embedded models, the runs, and the folders beside the path."""
+    embedded = [path.parent.name for path in sorted(_ASSETS.glob("*/config.json"))]
+    near = get_close_matches(spec.removeprefix("builtin:"), embedded, n=1, cutoff=0.5)
+    if near or spec.startswith("builtin:"):
+        return f"did you mean `builtin:{near[0]}`?" if near else ""
+    path = Path(spec).expanduser()
+    while not path.parent.is_dir():  # the first part of the path that is not there
+        path = path.parent
+    beside = [child for child in path.parent.iterdir() if child.is_dir()]
+    near = get_close_matches(path.name, [child.name for child in beside], n=1)
+    if near and "/" in spec:
+        rest = Path(spec).expanduser().relative_to(path)
+        whole = path.parent / near[0] / rest
+        return f"did you mean `{whole if whole.is_dir() else path.parent / near[0]}`?"
+    runs = [run.id for run in RunDir.all(root)]
+    here = [str(child) for child in beside if (child / "config.json").is_file()]
+    return did_you_mean(spec.removeprefix("run:"), [*runs, *here])

@@ -9,11 +9,13 @@ from typing import Any
 
 from tunesmith import platform, recipe as recipes
 from tunesmith.compose import artefacts, build, data, memory, model, rewarding, stopping
-from tunesmith.compose.display import Display
+from tunesmith.compose.display import Display, Logged
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
 from tunesmith.types import Stage
+
+LENGTHS = "Its learning rate depends on its length; under `constant`, lengths may change."
 
 
 def train(recipe: Recipe, *, display: Display | None = None, text: str | None = None) -> RunDir:
@@ -30,7 +32,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
     Raises:
         TunesmithError: whatever is the user's to mend; the run directory records it.
     """
-    display = display or Display()
+    display = Logged(display or Display())
     platform.prepare(recipe.train.threads)
     check_reports(recipe)
     recipe = data.named(recipe, display.line)
@@ -54,33 +56,39 @@ def resume(
     overrides: tuple[str, ...] = (),
     display: Display | None = None,
     root: str = "runs/",
+    given: Recipe | None = None,
 ) -> RunDir:
     """Goes on with a run from its newest valid checkpoint, as if nothing had happened.
 
     Args:
         spec: Run id, prefix, path or `last`.
         overrides: `key=value` changes; only lengths, intervals, log and output may change.
+        given: The recipe as it is today; default: as it was when the run began.
 
     Raises:
-        ConfigError: C190, an override changes what may not change on resume.
+        ConfigError: C190, an override or the given recipe changes what may not change on resume.
         RunError: R203, the run is already finished and nothing was changed.
     """
-    display = display or Display()
+    display = Logged(display or Display())
     directory, _ = RunDir.find(spec.removeprefix("run:"), root)
     written = str(directory.path / "resolved.yaml")
     before = recipes.load(written, environ={})
     recipe = recipes.load(written, overrides, environ={})
+    if given is not None:
+        recipe = data.pinned(data.named(given, display.line))
     changed = recipes.differences(recipes.to_dict(before), recipes.to_dict(recipe))
     if changed:
         raise ConfigError(
             "C190",
             f"a resumed run can't change {', '.join(changed)}",
             where=written,
+            why=LENGTHS if set(changed) & set(recipes.LENGTH) else "",
             fix="start a new run (model.path=run:… continues from its weights)",
         )
     check_reports(recipe)
+    directory.refuse_if_locked()
     info = directory.info()
-    if info["state"] == "done" and not overrides:
+    if info["state"] == "done" and recipe == before:
         raise RunError(
             "R203",
             f"{directory.id} is finished: all {info['total_steps']:,} steps are done",
@@ -132,16 +140,24 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     return Ready(recipe, origin, stage, train_set, eval_set, need.total)
 
 
-def _execute(ready: Ready, directory: RunDir, display: Display, *, resuming: bool) -> RunDir:
-    with directory.lock(), stopping.graceful() as stop, stopping.recorded(directory, stop):
+def _execute(ready: Ready, directory: RunDir, display: Logged, *, resuming: bool) -> RunDir:
+    with (
+        stopping.disk_errors(directory),
+        directory.lock(),
+        stopping.graceful() as stop,
+        stopping.recorded(directory, stop),
+        stopping.disk_errors(directory),  # within too, so that run.json says the same
+    ):
+        stop.display = display
+        display.into(directory.path / "log.txt")
         display.line("run", str(directory.path))
         artefacts.write_report(directory, ready.train_set, ready.eval_set)
+        directory.update(**artefacts.lineage(ready.recipe, ready.train_set, ready.eval_set))
         run = _build(ready, directory, display, resuming=resuming)
         from tunesmith.training.loop import fit
 
         stop.run = run
         directory.append_event("resumed" if resuming else "started", step=run.step)
-        run.log.start_clock()
         if run.step == 0 and run.eval_loader is not None:
             run.check_metric(run.evaluate())
         if not run.finished:
@@ -181,7 +197,7 @@ def _newest(directory: RunDir, display: Display) -> Any:
 
     saved = checkpoint.newest(directory.path, on_skip=skipped)
     where = f"step {saved.step}" if saved else "the beginning (no valid checkpoint)"
-    display.line("resume", f"from {where}")
+    display.line("resume", f"from {where}, by the recipe it began with (resolved.yaml)")
     step = saved.step if saved else -1
     directory.truncate_metrics(step)
     checkpoint.discard_after(directory.path, step)
@@ -243,6 +259,7 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
             "first_eval": run.first_eval,
             "last_eval": best.value if best else run.last_eval,
             "best_step": best.step if best else None,
+            "elapsed_s": run.log.elapsed_s(),
         }
     )
 

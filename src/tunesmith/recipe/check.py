@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.errors import ConfigError
-from tunesmith.recipe.sections import Holdout, Recipe, Source
+from tunesmith.recipe.problems import Problems
+from tunesmith.recipe.sections import Holdout, Recipe
 from tunesmith.recipe.tree import Node, Place
 
 
@@ -30,12 +33,19 @@ class Range(NamedTuple):
 
 _POSITIVE = Range(0, low_open=True)
 _SHARE = Range(0, 1, high_open=True)
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 RANGES: dict[str, Range] = {
     "data.max_length": Range(2),
     "data.max_prompt_length": Range(1),
     "data.max_answer_length": Range(2),
     "data.num_proc": Range(1),
+    "data.train.weight": Range(0),
+    "data.train.max_samples": Range(1),
+    "data.eval.weight": Range(0),
+    "data.eval.max_samples": Range(1),
+    "data.eval.fraction": Range(0, 1, True, True),
+    "data.eval.count": Range(1),
     "data.buffer_size": Range(1),
     "train.num_train_epochs": _POSITIVE,
     "train.max_steps": Range(1),
@@ -62,91 +72,97 @@ RANGES: dict[str, Range] = {
 }
 
 
-def ranges(recipe: Recipe, root: Node) -> None:
-    """Refuses values out of range and keys that exclude each other.
+def in_range(path: str, value: Any, place: Place) -> None:
+    """Refuses a number that its key does not allow.
 
     Args:
-        recipe: The recipe to check.
-        root: The nodes it was built from, for places.
+        path: Dotted path; the numbers of lists in it don't matter.
+        value: What was given there; only numbers have ranges.
+        place: Where it stands.
 
     Raises:
         ConfigError: C105.
     """
-    for path, allowed in RANGES.items():
-        section, key = path.split(".")
-        _in_range(path, vars(vars(recipe)[section])[key], allowed, root)
-    for path, source in _sources(recipe):
-        _in_range(f"{path}.weight", source.weight, Range(0), root)
-        _in_range(f"{path}.max_samples", source.max_samples, Range(1), root)
-    if isinstance(recipe.data.eval, Holdout):
-        _holdout(recipe.data.eval, root)
-    if recipe.model.path is not None and recipe.model.config is not None:
-        raise _refuse("model.config", "model.path and model.config exclude each other", root)
-    if recipe.optim.min_learning_rate > recipe.optim.learning_rate:
+    allowed = RANGES.get(_NUMBER.sub("", path))
+    if allowed and isinstance(value, int | float) and not allowed.holds(value):
+        what = f"`{path}` must be {allowed}, found {value}"
+        raise ConfigError("C105", what, where=str(place), fix=f"give a value {allowed}")
+
+
+def together(sections: Mapping[str, Any], root: Node) -> None:
+    """Refuses keys that exclude each other.
+
+    Args:
+        sections: The sections that were read without an error, by name.
+        root: The nodes they were built from, for places.
+
+    Raises:
+        ConfigError: C105; ConfigErrors if there are several.
+    """
+    problems = Problems()
+    if "data" in sections and isinstance(sections["data"].eval, Holdout):
+        holdout = sections["data"].eval
+        given = [x for x in (holdout.fraction, holdout.count, holdout.split) if x is not None]
+        if len(given) != 1:
+            what = "data.eval wants a fraction or a count or a split, and one of them"
+            problems.add(_refuse("data.eval", what, root))
+    model, optim, output = (sections.get(name) for name in ("model", "optim", "output"))
+    if model is not None and model.path is not None and model.config is not None:
+        what = "model.path and model.config exclude each other"
+        problems.add(_refuse("model.config", what, root))
+    if optim is not None and optim.min_learning_rate > optim.learning_rate:
         what = "optim.min_learning_rate is larger than optim.learning_rate"
-        raise _refuse("optim.min_learning_rate", what, root)
-    name = recipe.output.name
+        problems.add(_refuse("optim.min_learning_rate", what, root))
+    name = output.name if output is not None else None
     if name is not None and (not name.strip() or set(name) & set("/\\@:\0\n") or name[0] in ".-"):
-        raise _refuse("output.name", f"`{name}` can't be the name of a run directory", root)
+        what = f"`{name}` can't be the name of a run directory"
+        problems.add(_refuse("output.name", what, root))
+    problems.raise_any()
 
 
 def complete(recipe: Recipe) -> None:
     """Refuses a recipe that can't be trained because something is not said at all.
 
     Raises:
-        ConfigError: C114.
+        ConfigError: C114; ConfigErrors if there are several.
     """
-    model = recipe.model
-    missing = ""
-    if model.path is None and model.config is None:
-        missing, fix = "model", "model: builtin:tiny, a directory, a run or a hub id"
-    elif model.config is not None and model.tokenizer is None:
-        missing, fix = "model.tokenizer", "a model from scratch needs model.tokenizer: DIR"
-    elif not recipe.data.train:
-        missing, fix = "data.train", "data: {train: FILE}"
-    if missing:
-        raise ConfigError("C114", f"the recipe does not say `{missing}`", fix=fix)
+    said(vars(recipe))
 
 
-def _sources(recipe: Recipe) -> list[tuple[str, Source]]:
-    found = [(f"data.train.{i}", source) for i, source in enumerate(recipe.data.train)]
-    if isinstance(recipe.data.eval, tuple):
-        found += [(f"data.eval.{i}", source) for i, source in enumerate(recipe.data.eval)]
-    return found
+def said(sections: Mapping[str, Any]) -> None:
+    """As `complete`, of the sections that were read without an error.
+
+    Raises:
+        ConfigError: C114; ConfigErrors if there are several.
+    """
+    problems = Problems()
+    model, data = sections.get("model"), sections.get("data")
+    if model is not None and model.path is None and model.config is None:
+        problems.add(_missing("model", "model: builtin:tiny, a directory, a run or a hub id"))
+    elif model is not None and model.config is not None and model.tokenizer is None:
+        problems.add(_missing("model.tokenizer", "a model from scratch needs model.tokenizer: DIR"))
+    if data is not None and not data.train:
+        problems.add(_missing("data.train", "data: {train: FILE}"))
+    problems.raise_any()
 
 
-def _holdout(holdout: Holdout, root: Node) -> None:
-    given = [x for x in (holdout.fraction, holdout.count, holdout.split) if x is not None]
-    if len(given) != 1:
-        what = "data.eval wants a fraction or a count or a split, and one of them"
-        raise _refuse("data.eval", what, root)
-    _in_range("data.eval.fraction", holdout.fraction, Range(0, 1, True, True), root)
-    _in_range("data.eval.count", holdout.count, Range(1), root)
-
-
-def _in_range(path: str, value: Any, allowed: Range, root: Node) -> None:
-    if isinstance(value, int | float) and not allowed.holds(value):
-        raise _refuse(path, f"`{path}` must be {allowed}, found {value}", root)
+def _missing(key: str, fix: str) -> ConfigError:
+    return ConfigError("C114", f"the recipe does not say `{key}`", fix=fix)
 
 
 def _refuse(path: str, what: str, root: Node) -> ConfigError:
-    return ConfigError("C105", what, where=str(_place(path, root)), fix=_fix(path))
+    return ConfigError("C105", what, where=str(place(path, root)), fix=f"change `{path}`")
 
 
-def _fix(path: str) -> str:
-    allowed = RANGES.get(path)
-    return f"give a value {allowed}" if allowed else f"change `{path}`"
-
-
-def _place(path: str, root: Node) -> Place:
+def place(path: str, root: Node) -> Place:
     """The place of the node at `path`, or of the nearest thing around it."""
-    node, place = root, root.place
+    node, found = root, root.place
     for key in path.split("."):
         if node.is_map and key in node.value:
-            place, node = node.key_place(key), node.value[key]
+            found, node = node.key_place(key), node.value[key]
         elif node.is_list and key.isdigit() and int(key) < len(node.value):
             node = node.value[int(key)]
-            place = node.place
+            found = node.place
         else:
             break
-    return place
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Name elsewhere -> today's key, or a sentence where no single key takes its place.
 TODAY: dict[str, str] = {
@@ -48,6 +49,13 @@ TODAY: dict[str, str] = {
     "lora_target_linear": "tuner.target_modules: all-linear",
     "additional_target": "tuner.modules_to_save",
     "lora_modules_to_save": "tuner.modules_to_save",
+    "rank": "tuner.r",
+    "alpha": "tuner.lora_alpha",
+    "dropout": "tuner.lora_dropout",
+    "target": "tuner.target_modules",
+    "targets": "tuner.target_modules",
+    "rslora": "tuner.use_rslora",
+    "dora": "tuner.use_dora",
     "freeze_trainable_layers": "tuner: {kind: freeze, …}",
     "pref_beta": "stage.beta",
     "dpo_beta": "stage.beta",
@@ -69,6 +77,10 @@ TODAY: dict[str, str] = {
     "val_set_size": "data.eval: {fraction: …}",
     "split_dataset_ratio": "data.eval: {fraction: …}",
     "cutoff_len": "data.max_length",
+    "max_len": "data.max_length",
+    "seq_len": "data.max_length",
+    "seq_length": "data.max_length",
+    "context_length": "data.max_length",
     "max_seq_length": "data.max_length",
     "max_seq_len": "data.max_length",
     "sequence_len": "data.max_length",
@@ -103,6 +115,13 @@ TODAY: dict[str, str] = {
     "stopping_strategy": "data.mix_strategy (interleave_under or interleave_over)",
     "max_samples_per_dataset": "data.train: [{path: …, max_samples: …}]",
     # training
+    "num_epoch": "train.num_train_epochs",
+    "train_epochs": "train.num_train_epochs",
+    "epoch": "train.num_train_epochs",
+    "steps": "train.max_steps",
+    "num_steps": "train.max_steps",
+    "num_train_steps": "train.max_steps",
+    "iters": "train.max_steps",
     "num_epochs": "train.num_train_epochs",
     "epochs": "train.num_train_epochs",
     "n_epochs": "train.num_train_epochs",
@@ -114,6 +133,9 @@ TODAY: dict[str, str] = {
     "micro_batch_size": "train.per_device_train_batch_size",
     "per_gpu_train_batch_size": "train.per_device_train_batch_size",
     "eval_batch_size": "eval.per_device_eval_batch_size",
+    "per_device_batch_size": "train.per_device_train_batch_size",
+    "grad_accum_steps": "train.gradient_accumulation_steps",
+    "gas": "train.gradient_accumulation_steps",
     "grad_accum": "train.gradient_accumulation_steps",
     "gradient_accumulation": "train.gradient_accumulation_steps",
     "accumulation_steps": "train.gradient_accumulation_steps",
@@ -137,6 +159,10 @@ TODAY: dict[str, str] = {
     "resume_from_checkpoint": "nothing: use `tunesmith resume RUN`",
     # optimizer
     "lr": "optim.learning_rate",
+    "warmup": "optim.warmup_steps",
+    "num_warmup": "optim.warmup_steps",
+    "betas": "optim.adam_beta1 and optim.adam_beta2",
+    "wd": "optim.weight_decay",
     "warmup_ratio": "optim.warmup_steps (a share of all steps if below 1)",
     "num_warmup_steps": "optim.warmup_steps",
     "lr_scheduler": "optim.lr_scheduler_type",
@@ -170,6 +196,33 @@ TODAY: dict[str, str] = {
     "ddp_find_unused_parameters": "parallel: ddp",
 }
 
+# Words elsewhere for a value -> today's word; only told where today's is one of those allowed.
+VALUES: dict[str, str] = {
+    "fp32": "float32",
+    "float": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "warmup_stable_decay": "wsd",
+    "constant_with_warmup": "constant",
+    "cosine_with_min_lr": "cosine",
+    "cosine_with_restarts": "cosine",
+    "flash_attention_2": "flash",
+    "flash_attn": "flash",
+    "fa2": "flash",
+    "epochs": "epoch",
+    "never": "no",
+    "pt": "pretrain",
+    "rm": "reward",
+    "reward_modeling": "reward",
+    "finetune": "sft",
+    "instruct": "sft",
+    "qlora": "lora",
+    "none": "full",
+    "gkd": "distill",
+    "adapter": "lora",
+}
+
 _SECRET_KEY = re.compile(
     r"(^|_)(api_?keys?|apikey|password|passwd|secrets?|secret_key|access_?token|auth_?token"
     r"|hf_token|hub_token|hub_api_token|private_key|access_key(_id)?|credentials?)$|^token$"
@@ -189,3 +242,10 @@ def is_secret(key: str, value: object) -> bool:
 def today(key: str) -> str:
     """Today's key for a name of another tool, or an empty string."""
     return TODAY.get(key) or TODAY.get(key.lower().replace("-", "_"), "")
+
+
+def value_today(value: str, known: Sequence[str]) -> str:
+    """`write …` for another tool's word for one of the `known` values, or an empty string."""
+    bare = value.lower().removeprefix("torch.")
+    word = VALUES.get(bare, bare)
+    return f"write {word}" if word in known else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tunesmith.errors import ConfigError
 from tunesmith.recipe import foreign, yaml12
+from tunesmith.recipe.problems import Problems
 from tunesmith.recipe.tree import SECTIONS, Node, Place, empty, expand_shorthand, merge
 from tunesmith.recipe.typed import unknown_key
 from tunesmith.registry import did_you_mean
@@ -20,8 +21,10 @@ ENVIRONMENT = "TUNESMITH__"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 
-def from_file(path: Path, shown: str | None = None, above: tuple[Path, ...] = ()) -> Node:
-    """The recipe file laid on the files it extends.
+def from_file(
+    path: Path, shown: str | None, problems: Problems, above: tuple[Path, ...] = ()
+) -> Node:
+    """The recipe file laid on the files it extends; `problems` takes what leaves the rest readable.
 
     Raises:
         ConfigError: C100–C108 from reading; C109, `extends` runs in a circle.
@@ -30,7 +33,7 @@ def from_file(path: Path, shown: str | None = None, above: tuple[Path, ...] = ()
     if resolved in above:
         names = " → ".join(p.name for p in (*above[above.index(resolved) :], resolved))
         raise ConfigError("C109", f"`extends` runs in a circle: {names}", fix="remove one of them")
-    root = yaml12.read(path, shown)
+    root = yaml12.read(path, shown, problems)
     if not root.is_map:
         raise ConfigError(
             "C104",
@@ -43,6 +46,13 @@ def from_file(path: Path, shown: str | None = None, above: tuple[Path, ...] = ()
     base = root.value.pop("extends", None)
     if base is None:
         return root
+    with problems.gathering():
+        return merge(from_file(_extended(base, path), None, problems, (*above, resolved)), root)
+    return root
+
+
+def _extended(base: Node, path: Path) -> Path:
+    """The file that `extends:` of `path` names."""
     if not base.is_scalar or not base.value:
         raise ConfigError("C104", "`extends` wants one file name", where=str(base.place))
     target = Path(str(base.value))
@@ -55,10 +65,10 @@ def from_file(path: Path, shown: str | None = None, above: tuple[Path, ...] = ()
             where=str(base.place),
             fix="give a path relative to this file",
         )
-    return merge(from_file(target, above=(*above, resolved)), root)
+    return target
 
 
-def from_environment(environ: Mapping[str, str]) -> Node:
+def from_environment(environ: Mapping[str, str], problems: Problems) -> Node:
     """A layer of `TUNESMITH__SECTION__KEY=value` variables."""
     layer = empty(Place("environment"))
     for name in sorted(environ):
@@ -66,14 +76,17 @@ def from_environment(environ: Mapping[str, str]) -> Node:
             key = name[len(ENVIRONMENT) :].lower().replace("__", ".")
             place = Place("environment", f"{name}={environ[name]}")
             if not _KEY.fullmatch(key) or key.split(".")[0] not in SECTIONS:
-                raise unknown_key(key.split(".")[0], place, "", SECTIONS)
+                problems.add(unknown_key(key.split(".")[0], place, "", SECTIONS))
+                continue
             set_path(layer, key.split("."), value_node(environ[name], place), place)
     refuse_secrets(layer)
     return layer
 
 
 def from_command_line(
-    overrides: Sequence[str], candidates: Callable[[Sequence[str]], Mapping[str, list[str]]]
+    overrides: Sequence[str],
+    candidates: Callable[[Sequence[str]], Mapping[str, list[str]]],
+    problems: Problems,
 ) -> Node:
     """A layer of `section.key=value`, or `key=value` where the leaf is unique.
 
@@ -81,18 +94,29 @@ def from_command_line(
         overrides: As given on the command line, in order; later ones win.
         candidates: From the overrides with a section to a dict leaf → dotted paths. Which
             leaves there are depends on the stage, tuner and backend they name.
-
-    Raises:
-        ConfigError: C111 ambiguous leaf, C112 not `key=value`, C102/C103 unknown key.
+        problems: Takes C111 ambiguous leaf, C112 not `key=value`, C102/C103 unknown key.
     """
     layer = empty(Place("command line"))
-    pairs = [split(text) for text in overrides]
-    placed = [text for text, (key, _) in zip(overrides, pairs, strict=True) if _has_section(key)]
-    leaves = candidates(placed) if len(placed) < len(pairs) else {}
-    for text, (key, value) in zip(overrides, pairs, strict=True):
+    pairs = []
+    for text in overrides:
+        with problems.gathering():
+            pairs.append((text, *split(text)))
+    placed = [text for text, key, _ in pairs if _has_section(key)]
+    leaves: Mapping[str, list[str]] | None = {}
+    if len(placed) < len(pairs):
+        leaves = None
+        with problems.gathering():  # of an unknown kind nobody knows the leaves
+            leaves = candidates(placed)
+    for text, key, value in pairs:
         place = Place("command line", text)
-        path = key if _has_section(key) else find_leaf(key, leaves, place)
-        set_path(layer, path.split("."), value_node(value, place), place)
+        with problems.gathering():
+            if _has_section(key):
+                path = key
+            elif leaves is None:
+                continue
+            else:
+                path = find_leaf(key, leaves, place)
+            set_path(layer, path.split("."), value_node(value, place), place)
     refuse_secrets(layer)
     return layer
 
@@ -191,12 +215,12 @@ def _put(layer: Node, fresh: Node) -> None:
 
 
 def refuse_secrets(root: Node) -> None:
-    """Raises ConfigError C107 on keys and values that look like credentials; never shows them."""
+    """Raises ConfigErrors C107 on keys and values that look like credentials; never shows them,
+    nor what else is wrong, for the lines shown with that might hold them."""
+    problems = Problems()
     for path, key, node, place in root.walk():
         if node.is_scalar and foreign.is_secret(key, node.value):
-            raise ConfigError(
-                "C107",
-                f"`{path}` looks like a secret, and recipes are copied into every run directory",
-                where=place.origin,
-                fix="remove it; give it by its tool's own environment variable, e.g. HF_TOKEN",
-            )
+            what = f"`{path}` looks like a secret, and recipes are copied into every run directory"
+            fix = "remove it; give it by its tool's own environment variable, e.g. HF_TOKEN"
+            problems.add(ConfigError("C107", what, where=place.origin, fix=fix))
+    problems.raise_any()

@@ -6,20 +6,24 @@ import dataclasses
 import os
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tunesmith import registry
-from tunesmith.errors import ConfigError
-from tunesmith.recipe import check, layers, write
+from tunesmith.errors import ConfigError, ConfigErrors, TunesmithError
+from tunesmith.recipe import check, foreign, layers, write
+from tunesmith.recipe.problems import Problems
 from tunesmith.recipe.sections import Recipe
 from tunesmith.recipe.tree import DEFAULT, Node, Place, empty, expand_shorthand, from_python, merge
 from tunesmith.recipe.typed import build, free, hints, unknown_key
 
 PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
 """Sections whose Config class is found in the registry by `kind`."""
+
+Check = Callable[[Mapping[str, Any]], None]
+"""Refuses what sections, by name, say; a section that could not be read is not among them."""
 
 # Values that may name a file or folder: looked up beside the recipe first, then here.
 PATHS = ("model.path", "model.tokenizer", "data.template", "data.dataset_info")
@@ -32,6 +36,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     environ: Mapping[str, str] | None = None,
+    also: Sequence[Check] = (),
 ) -> Recipe:
     """The recipe of a file, with environment and overrides laid on it.
 
@@ -43,22 +48,28 @@ def load(
         overrides: `section.key=value`, or `key=value` where the key is unique.
         environ: Environment variables; default: the process's own. A run that is resumed reads
             its resolved.yaml with {}, for the environment was already laid on it.
+        also: Further checks, called with the sections that could be read; what they raise is told
+            with the rest, and a dotted key that they give as its place becomes file and line.
 
     Raises:
-        ConfigError: C100–C114, naming file, line and column.
+        ConfigError: C100–C114, naming file, line and column; ConfigErrors, with all that is wrong,
+            if that is more than one thing.
     """
+    problems = Problems()
     if path is None:
         base = empty(DEFAULT)
     elif _is_python(str(path)):
         base = _from_python_file(str(path))
     else:
-        base = layers.from_file(*_find(Path(path)))
-    base = merge(base, layers.from_environment(os.environ if environ is None else environ))
+        base = layers.from_file(*_find(Path(path)), problems)
+    given = os.environ if environ is None else environ
+    base = merge(base, layers.from_environment(given, problems))
 
     def candidates(placed: Sequence[str]) -> dict[str, list[str]]:
-        return leaves(merge(base, layers.from_command_line(placed, lambda _: {})))
+        return leaves(merge(base, layers.from_command_line(placed, lambda _: {}, Problems())))
 
-    return _assemble(merge(base, layers.from_command_line(overrides, candidates)))
+    layer = layers.from_command_line(overrides, candidates, problems)
+    return _assemble(merge(base, layer), problems, also)
 
 
 def _find(path: Path) -> tuple[Path, str]:
@@ -77,7 +88,7 @@ def from_dict(data: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: C102–C114.
     """
-    return _assemble(from_nodes_of(data, Place("dict")))
+    return _assemble(from_nodes_of(data, Place("dict")), Problems())
 
 
 def from_nodes_of(data: Mapping[str, Any], place: Place) -> Node:
@@ -106,16 +117,24 @@ def _origin(path: str, given: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- assembling
 
 
-def _assemble(root: Node) -> Recipe:
+def _assemble(root: Node, problems: Problems, also: Sequence[Check] = ()) -> Recipe:
     for key in root.value:
         if key not in _DEFAULTS:
             known = tuple(_DEFAULTS)
-            raise unknown_key(key, root.key_place(key), "", known, lambda k: _belongs(k, root))
-    _refuse_bare_number(root)
+            place = root.key_place(key)
+            problems.add(unknown_key(key, place, "", known, lambda k: _belongs(k, root)))
     _resolve_paths(root)
-    sections = {name: _section(name, root) for name in _DEFAULTS}
+    sections = {}
+    for name in _DEFAULTS:
+        with problems.gathering():
+            sections[name] = _section(name, root)
+    with problems.gathering():
+        check.together(sections, root)
+    for further in also:
+        with problems.gathering():
+            _placed(further, sections, root)
+    problems.raise_any()
     recipe = Recipe(**sections)
-    check.ranges(recipe, root)
     given = {
         path: place.origin
         for path, _, node, place in root.walk()
@@ -124,6 +143,16 @@ def _assemble(root: Node) -> Recipe:
     # Kept beside the fields: origins are about this object and take no part in equality.
     object.__setattr__(recipe, "_origins", given)
     return recipe
+
+
+def _placed(further: Check, sections: Mapping[str, Any], root: Node) -> None:
+    """Runs a check; what it raises about a key of the recipe gets the key's place."""
+    try:
+        further(sections)
+    except TunesmithError as error:
+        if not isinstance(error, ConfigErrors) and error.where.split(".")[0] in root.value:
+            error.where = str(check.place(error.where, root))
+        raise
 
 
 def _refuse_bare_number(root: Node) -> None:
@@ -151,6 +180,8 @@ def _section(name: str, root: Node) -> Any:
         return build(part_config(name, node), node, name, lambda key: _belongs(key, root))
     if node is None:
         return hint()
+    if name == "data":
+        _refuse_bare_number(root)
     return build(hint, node, name, lambda key: _belongs(key, root))
 
 
@@ -174,6 +205,8 @@ def part_config(section: str, node: Node) -> type:
     except ConfigError as error:
         if error.code == "C110" and kind is not None:
             error.where = str(kind.place)
+            instead = foreign.value_today(name, registry.names(PARTS[section]))
+            error.fix = f"{instead}  {error.fix}".strip()
         raise
 
 

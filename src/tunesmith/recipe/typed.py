@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tunesmith.errors import ConfigError, TunesmithError
-from tunesmith.recipe import foreign
+from tunesmith.recipe import check, foreign
+from tunesmith.recipe.problems import Problems
 from tunesmith.recipe.tree import Node, Place
 from tunesmith.recipe.yaml12 import scalar
 from tunesmith.registry import did_you_mean
@@ -47,26 +48,27 @@ def build(cls: type, node: Node, path: str, elsewhere: Callable[[str], str] | No
 
     Raises:
         ConfigError: C102 unknown key, C103 foreign name, C104 wrong type, C105 refused value,
-            C114 missing key.
+            C114 missing key; ConfigErrors if there are several.
     """
     known = hints(cls)
     if not node.is_map:
         node = _expand(known, node, path)
-    for key in node.value:
-        if key not in known:
-            raise unknown_key(key, node.key_place(key), path, tuple(known), elsewhere)
-    values = {}
+    problems, values = Problems(), {}
     for key, child in node.value.items():
-        values[key] = field_value(known[key], child, f"{path}.{key}" if path else key)
+        if key not in known:
+            problems.add(unknown_key(key, node.key_place(key), path, tuple(known), elsewhere))
+            continue
+        below = f"{path}.{key}" if path else key
+        with problems.gathering():
+            values[key] = field_value(known[key], child, below)
+            check.in_range(below, values[key], node.key_place(key))
     for field in dataclasses.fields(cls):
         missing = field.default is MISSING and field.default_factory is MISSING
-        if missing and field.name not in values:
-            raise ConfigError(
-                "C114",
-                f"`{path}` needs the key `{field.name}`",
-                where=str(node.place),
-                fix=f"add `{field.name}: …`  keys: {', '.join(known)}",
-            )
+        if missing and field.name not in node.value:
+            what = f"`{path}` needs the key `{field.name}`"
+            fix = f"add `{field.name}: …`  keys: {', '.join(known)}"
+            problems.add(ConfigError("C114", what, where=str(node.place), fix=fix))
+    problems.raise_any()
     return _construct(cls, values, node, path)
 
 
@@ -105,6 +107,8 @@ def unknown_key(
     if belongs and (not nearest or key == belongs.rpartition(".")[2]):
         nearest = f"write it as `{belongs}`"
     listed = f"keys here: {', '.join(known)}"
+    if nearest and path and "." not in path:  # the list of a whole section would bury the name
+        listed = f"all keys: tunesmith config schema {path}"
     return ConfigError(
         "C102",
         f"unknown key `{key}` in {section}",
@@ -186,7 +190,8 @@ def _sequence(hint: Any, node: Node, path: str) -> Any:
     if node.is_scalar and (_is_null(node) or node.value == ""):
         raise Mismatch("for an empty list write []")
     children = node.value if node.is_list else [node]
-    values = [field_value(item, child, f"{path}.{i}") for i, child in enumerate(children)]
+    named = [(f"{path}.{i}", child) for i, child in enumerate(children)]
+    values = [value for _, value in _each(item, named)]
     return values if get_origin(hint) is list else tuple(values)
 
 
@@ -194,7 +199,18 @@ def _mapping(hint: Any, node: Node, path: str) -> dict[str, Any]:
     if not node.is_map:
         raise Mismatch()
     item = get_args(hint)[1] if get_args(hint) else Any
-    return {key: field_value(item, child, f"{path}.{key}") for key, child in node.value.items()}
+    named = [(f"{path}.{key}", child) for key, child in node.value.items()]
+    return {below.removeprefix(f"{path}."): value for below, value in _each(item, named)}
+
+
+def _each(item: Any, named: Sequence[tuple[str, Node]]) -> list[tuple[str, Any]]:
+    """(path, value) of each node; raises all that is wrong with them together."""
+    problems, values = Problems(), []
+    for below, child in named:
+        with problems.gathering():
+            values.append((below, field_value(item, child, below)))
+    problems.raise_any()
+    return values
 
 
 def _union(members: tuple[Any, ...], node: Node, path: str) -> Any:
@@ -290,8 +306,8 @@ def _literal(choices: tuple[Any, ...], node: Node) -> Any:
             return choice
     if isinstance(value, bool):
         raise Mismatch('quote it: "no" is text, false is not')
-    near = did_you_mean(str(value), [str(choice) for choice in choices])
-    raise Mismatch(near)
+    known = [str(choice) for choice in choices]
+    raise Mismatch(foreign.value_today(str(value), known) or did_you_mean(str(value), known))
 
 
 def _bool(node: Node) -> bool:

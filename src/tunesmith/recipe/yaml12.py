@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import ConfigError
+from tunesmith.recipe.problems import Problems
 from tunesmith.recipe.tree import Node, Place
 
 LIMIT_BYTES = 1_000_000
@@ -35,12 +36,13 @@ class _Composer(yaml.SafeLoader):
         return _IMPLICIT
 
 
-def read(path: Path, shown: str | None = None) -> Node:
+def read(path: Path, shown: str | None = None, problems: Problems | None = None) -> Node:
     """The nodes of a YAML file.
 
     Args:
         path: The file.
         shown: Its name in messages; default: the path as given.
+        problems: Takes what leaves the rest readable (C106, C108); default: it is raised.
 
     Raises:
         ConfigError: C100 (can't be read), C101 (not YAML), C106 (duplicate key), C108 (refused).
@@ -60,10 +62,12 @@ def read(path: Path, shown: str | None = None) -> Node:
         raise ConfigError("C100", f"{name} is not UTF-8 text ({error.reason})") from None
     except OSError as error:
         raise ConfigError("C100", f"can't read {name}: {error.strerror}") from None
-    return parse(text, name, path.resolve().parent)
+    return parse(text, name, path.resolve().parent, problems)
 
 
-def parse(text: str, name: str, folder: Path | None = None) -> Node:
+def parse(
+    text: str, name: str, folder: Path | None = None, problems: Problems | None = None
+) -> Node:
     """The nodes of YAML text; `name` stands for it in messages.
 
     Raises:
@@ -94,7 +98,12 @@ def parse(text: str, name: str, folder: Path | None = None) -> Node:
         ) from None
     except RecursionError:
         raise ConfigError("C108", "nested too deeply for a recipe", where=name) from None
-    return reader.node(root, ())
+    node = reader.node(root, ())
+    if problems is None:
+        reader.problems.raise_any()
+    else:
+        problems.found += reader.problems.found
+    return node
 
 
 def scalar(text: str) -> Any:
@@ -121,6 +130,7 @@ class _Reader:
         self.name = name
         self.folder = folder
         self.count = 0
+        self.problems = Problems()
 
     def place(self, mark: Any) -> Place:
         line = self.lines[mark.line] if mark.line < len(self.lines) else ""
@@ -137,12 +147,8 @@ class _Reader:
                 fix="write the values out, or share them with `extends:`",
             )
         if found.tag not in (_IMPLICIT, _STRING):
-            raise ConfigError(
-                "C108",
-                f"the YAML tag `{found.tag}` is refused: recipes hold plain data",
-                where=str(place),
-                fix="remove the tag",
-            )
+            what = f"the YAML tag `{found.tag}` is refused: recipes hold plain data"
+            self.problems.add(ConfigError("C108", what, where=str(place), fix="remove the tag"))
         above = (*above, id(found))
         if isinstance(found, yaml.ScalarNode):
             plain = found.style is None and found.tag == _IMPLICIT
@@ -158,21 +164,28 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError("C101", "a key must be a name", where=str(key_place))
             key = key_node.value
-            if key == "<<":
-                raise ConfigError(
-                    "C108",
-                    "merge keys (`<<`) are not part of YAML 1.2",
-                    where=str(key_place),
-                    fix="use `extends: other.yaml`",
-                )
-            if key in result.value:
-                first = result.key_place(key).origin
-                raise ConfigError(
-                    "C106",
-                    f"the key `{key}` is given twice",
-                    where=str(key_place),
-                    why=f"first given at {first}",
-                    fix="keep one of them",
-                )
+            refused = self._refused_key(key, key_place, result)
+            if refused is not None:
+                self.problems.add(refused)
+                continue
             result.put(key, self.node(child, above), key_place)
         return result
+
+    def _refused_key(self, key: str, place: Place, result: Node) -> ConfigError | None:
+        """What is wrong with a key that YAML allows, if anything."""
+        if key == "<<":
+            return ConfigError(
+                "C108",
+                "merge keys (`<<`) are not part of YAML 1.2",
+                where=str(place),
+                fix="use `extends: other.yaml`",
+            )
+        if key in result.value:
+            return ConfigError(
+                "C106",
+                f"the key `{key}` is given twice",
+                where=str(place),
+                why=f"first given at {result.key_place(key).origin}",
+                fix="keep one of them",
+            )
+        return None

@@ -163,6 +163,15 @@ class RunDir:
         """Whether a living process holds the run."""
         return lock.is_held(self.path)
 
+    def refuse_if_locked(self) -> None:
+        """Tells early what `lock` would tell after the work before it.
+
+        Raises:
+            RunError: R101, another process holds it.
+        """
+        if self.is_locked():
+            raise lock.rival(self.path)
+
     def request_stop(self) -> int:
         """Asks the process that holds the run to finish its step, save and stop.
 

@@ -86,6 +86,14 @@ def finite(value: Any) -> Any:
     return value
 
 
+def size_text(count: float) -> str:
+    """Bytes for people, in powers of 1000: `950 B`, `21.4 KB`, `3.0 MB`, `1.25 GB`."""
+    for limit, unit, digits in ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "KB", 1)):
+        if count >= limit:
+            return f"{count / limit:.{digits}f} {unit}"
+    return f"{count:.0f} B"
+
+
 def link_last(root: Path, name: str) -> None:
     """Points `last` at the newest run; where links can't be made the newest id serves."""
     aside = root / f".last.{os.getpid()}-{secrets.token_hex(3)}"

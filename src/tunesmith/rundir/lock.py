@@ -52,8 +52,13 @@ def _take(descriptor: int, folder: Path) -> None:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.01)
+    raise rival(folder)
+
+
+def rival(folder: Path) -> RunError:
+    """R101: another process holds the run."""
     found = holder(folder)
-    raise RunError(
+    return RunError(
         "R101",
         f"this run is held by process {found.get('pid', '?')} on {found.get('host', '?')}",
         where=str(folder),

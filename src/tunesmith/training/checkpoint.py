@@ -28,6 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from tunesmith.errors import RunError
+from tunesmith.rundir.files import size_text
 from tunesmith.training import manifest, shards
 from tunesmith.training.durable import (
     Written,
@@ -160,7 +161,7 @@ def check_space(run_path: Path, parameters: Iterable[Tensor], *, copies: int = 2
     if free < each * (copies - there):
         raise RunError(
             "R111",
-            f"{copies} checkpoints of {each / 1e9:.2f} GB don't fit: {free / 1e9:.2f} GB are free",
+            f"{copies} checkpoints of {size_text(each)} don't fit: {size_text(free)} are free",
             where=str(run_path),
             fix="free space, or set output.dir to another disk",
         )

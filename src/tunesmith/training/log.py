@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psutil
@@ -33,8 +34,7 @@ class Log:
         self._coefs: dict[str, float] = {}
         self._norm: torch.Tensor | None = None
         self._start = time.monotonic() - elapsed_s
-        self._begun = time.monotonic()
-        self._window = (self._begun, 0)
+        self._pace = Pace()
 
     def add(self, loss: Loss, batch: Batch) -> None:
         """Takes the terms and metrics of one micro-batch."""
@@ -49,6 +49,7 @@ class Log:
         for unit, count in units.items():
             self.counts[unit] = self.counts.get(unit, 0.0) + count
         self._norm = norm
+        self._pace.end_step(self.tokens)
 
     def drop_step(self) -> None:
         """Forgets the terms of a step that was not taken (fp16 overflow)."""
@@ -69,22 +70,31 @@ class Log:
         self.sums, self.counts = {}, {}
         return with_loss(means, self._coefs)
 
-    def timing(self, step: int, total_steps: int, started_at: int) -> dict[str, float]:
-        """Tokens a second since the last line, memory, elapsed and estimated time left."""
-        now = time.monotonic()
-        seconds = max(now - self._window[0], 1e-9)
-        rate = (self.tokens - self._window[1]) / seconds
-        self._window = (now, self.tokens)
-        elapsed = now - self._start
-        done = max(step - started_at, 1)
-        eta = (now - self._begun) / done * (total_steps - step) if step > started_at else 0.0
-        values = (rate, memory_gb(), elapsed, eta)
-        return {name: round(value, 3) for name, value in zip(TIMED, values, strict=True)}
+    def timing(self, steps_left: int, asides_left: Mapping[str, int]) -> dict[str, float | None]:
+        """Tokens a second since the last line, memory, elapsed and estimated time left.
 
-    def start_clock(self) -> None:
-        """Marks the beginning of training proper, after loading."""
-        self._begun = time.monotonic()
-        self._window = (self._begun, self.tokens)
+        Rate and time left are of training itself: without the first step of this process, which
+        warms up, and without what is done aside; until a second step is done they are not known.
+
+        Args:
+            steps_left: Steps still to be done.
+            asides_left: How often each thing is still to be done beside them (see `aside`).
+        """
+        rate = self._pace.rate(self.tokens)
+        left = self._pace.left(steps_left, asides_left)
+        values = (rate, memory_gb(), self.elapsed_s(), left)
+        return {
+            name: None if value is None else round(value, 3)
+            for name, value in zip(TIMED, values, strict=True)
+        }
+
+    def elapsed_s(self) -> float:
+        """Seconds of this run, those before it was resumed among them."""
+        return time.monotonic() - self._start
+
+    def aside(self, what: str) -> AbstractContextManager[None]:
+        """Times an evaluation or a save, which is no part of a step."""
+        return self._pace.aside(what)
 
     def state(self) -> dict[str, Any]:
         self._settle()
@@ -95,7 +105,7 @@ class Log:
             "coefs": self._coefs,
             "tokens": self.tokens,
             "grad_norm": self.grad_norm,
-            "elapsed_s": time.monotonic() - self._start,
+            "elapsed_s": self.elapsed_s(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -111,6 +121,61 @@ class Log:
         self._pending.clear()
         if self._norm is not None:
             self.grad_norm, self._norm = float(self._norm), None
+
+
+class Pace:
+    """How fast steps go, and how long what is done between them takes."""
+
+    def __init__(self) -> None:
+        self._warm: float | None = None
+        """When the first step of this process was done."""
+        self._steps = 0
+        """Steps since then."""
+        self._window: tuple[float, int] | None = None
+        self._aside: dict[str, tuple[int, float]] = {}
+        self._shift = 0.0
+
+    def end_step(self, tokens: int) -> None:
+        """A step is done, and that many tokens in all."""
+        if self._warm is None:
+            self._warm, self._window = self._now(), (self._now(), tokens)
+        else:
+            self._steps += 1
+
+    @contextmanager
+    def aside(self, what: str) -> Iterator[None]:
+        """Time in the block counts for `what`, not for steps."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            taken = time.monotonic() - start
+            times, total = self._aside.get(what, (0, 0.0))
+            self._aside[what] = times + 1, total + taken
+            self._shift += taken
+
+    def rate(self, tokens: int) -> float | None:
+        """Tokens a second of steps since it was last asked."""
+        if self._window is None or tokens == self._window[1]:
+            return None
+        since, before = self._window
+        self._window = (self._now(), tokens)
+        return (tokens - before) / max(self._now() - since, 1e-9)
+
+    def left(self, steps: int, asides: Mapping[str, int]) -> float | None:
+        """Seconds until so many steps, evaluations and saves are done."""
+        if steps == 0:
+            each = 0.0
+        elif self._warm is None or not self._steps:
+            return None
+        else:
+            each = (self._now() - self._warm) / self._steps
+        known = {name: total / times for name, (times, total) in self._aside.items()}
+        return each * steps + sum(known.get(name, 0.0) * n for name, n in asides.items())
+
+    def _now(self) -> float:
+        """A clock that stands still while something is done aside."""
+        return time.monotonic() - self._shift
 
 
 def with_loss(means: dict[str, float], coefs: Mapping[str, float]) -> dict[str, float]:

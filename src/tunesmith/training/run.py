@@ -133,9 +133,23 @@ class TrainingRun:
                     "learning_rate": rate,
                     "grad_norm": self.log.grad_norm,
                     "tokens": self.log.tokens,
-                    **self.log.timing(self.step, self.total_steps, self.started_at),
+                    **self.log.timing(self.total_steps - self.step, self._asides_left()),
                 }
             )
+
+    def _asides_left(self) -> dict[str, int]:
+        """Evaluations and saves still to come, those of this step among them."""
+        evaluations = self._times_due(self.recipe.eval.steps) if self.eval_loader else 0
+        return {"eval": evaluations, "save": self._times_due(self.recipe.train.save_steps)}
+
+    def _times_due(self, every: int | str) -> int:
+        before = max(self.step - 1, 0)
+        if every == "no":
+            return 0
+        if every == "epoch":
+            ends = math.ceil(self.loader.epoch_of(self.total_steps))
+            return ends - math.floor(self.loader.epoch_of(before))
+        return self.total_steps // int(every) - before // int(every)
 
     def emit(self, metrics: dict[str, Any]) -> None:
         """Writes one line of metrics.jsonl and shows it (rank 0)."""
@@ -174,13 +188,17 @@ class TrainingRun:
         """Token-weighted means over all evaluation data, and perplexity = exp(mean loss)."""
         if self.eval_loader is None:
             return {}
+        with self.log.aside("eval"):
+            return self._evaluate(self.eval_loader)
+
+    def _evaluate(self, loader: Any) -> dict[str, float]:
         self.model.eval()
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
         unit_of: dict[str, str] = {}
         coefs: dict[str, float] = {}
         with torch.no_grad():
-            for step in self.eval_loader.steps(0, self.eval_loader.steps_in_epoch(0)):
+            for step in loader.steps(0, loader.steps_in_epoch(0)):
                 for unit, count in total_units(step).items():
                     counts[unit] = counts.get(unit, 0.0) + count
                 for batch in step:
@@ -220,6 +238,10 @@ class TrainingRun:
 
     def save(self) -> Path:
         """Commits a checkpoint of this step: trained weights, optimizer, state."""
+        with self.log.aside("save"):
+            return self._save()
+
+    def _save(self) -> Path:
         path = checkpoint.save(
             self.directory.path,
             self.step,
