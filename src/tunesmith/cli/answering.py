@@ -113,6 +113,7 @@ class Voice:
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
+        generator: Any
         if gguf.named(spec):
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
