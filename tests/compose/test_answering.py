@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from tunesmith import compose, platform
 from tunesmith.compose import answering, source
 from tunesmith.compose.answering import CallShape, Forms, Wanted
 from tunesmith.errors import ConfigError
@@ -193,3 +197,15 @@ def test_a_strict_schema_that_is_not_supported_is_refused(forms, tokenizer):
 def test_without_a_stop_token_nothing_can_be_held(tokenizer):
     with pytest.raises(ConfigError, match="G124"):
         Forms(tokenizer, []).json(None)
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_weights_in_float32_answer_in_it(tiny_model, tmp_path, monkeypatch, stored, wanted):
+    """Whatever is fastest here: rounding them would change what was trained."""
+    kept = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=getattr(torch, stored))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    kept.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(platform, "choose_dtype", lambda requested="auto": "bfloat16")
+    monkeypatch.setattr(platform, "device", lambda: "cpu")
+    loaded = compose.load(str(tmp_path / "model"))
+    assert str(loaded.model.hf.dtype) == f"torch.{wanted}"

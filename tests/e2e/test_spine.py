@@ -173,6 +173,11 @@ def test_a_run_stacks_on_an_adapter_run(here, tiny_model):
     assert len(source["sha256"]) == 64
     log = Path("runs/second/log.txt").read_text()
     assert all(f" {topic:<7} " in log for topic in ("data", "model", "tuner", "plan", "done"))
+    # PEFT would lay the adapter over one and compute something else.
+    named = json.loads(Path("runs/second/final/adapter_config.json").read_text())
+    assert "tunesmith merge run:first first" in named["base_model_name_or_path"]
+    assert "merge that first" in Path("runs/second/final/README.md").read_text()
+    assert "merge that first" not in Path("runs/first/final/README.md").read_text()
     modes = {file.stat().st_mode for file in Path("runs/second/final").iterdir()}
     assert len(modes) == 1  # all as the umask says
     first = [m["loss"] for m in metrics("first") if "loss" in m]

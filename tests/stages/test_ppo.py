@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def reward_run(tiny_model, tmp_path):
         pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
         made |= {"stage": {"kind": "reward"}}
         made["data"] |= {"train": [{"path": str(pairs)}]}
-        made["train"] |= {"max_steps": 3}
+        made["train"] |= {"max_steps": 3, "save_steps": 3}
         return compose.train(recipe.from_dict(made))
 
     return make
@@ -169,6 +170,14 @@ def _scored_by_hand(judge, answers) -> list[float]:
 def test_what_is_no_reward_model_is_refused_before_any_weight_is_read(tiny_model, tmp_path):
     with pytest.raises(ConfigError) as caught:
         train(tiny_model, tmp_path, {"kind": "ppo", "rewards": [str(tiny_model)]})
+    assert caught.value.code == "C228"
+
+
+def test_an_unfinished_reward_run_must_be_named_with_its_step(reward_run, tmp_path):
+    judge = reward_run("lora")
+    shutil.rmtree(judge.path / "final")
+    with pytest.raises(ConfigError, match="is not finished") as caught:
+        train(recipe_model(judge), tmp_path, {"kind": "ppo", "rewards": [str(judge.path)]})
     assert caught.value.code == "C228"
 
 

@@ -110,3 +110,5 @@ def test_chatglm(tmp_path):
     pieces = [*files.words("▁hello"), ("<|blank_2|>", 0.0, 4)]
     (tmp_path / "tokenizer.model").write_bytes(files.sentencepiece(pieces))
     assert code(lambda: convert.convert(tmp_path)) == "E223"
+    (tmp_path / "tokenizer_config.json").unlink()  # told by its pieces alone
+    assert code(lambda: convert.convert(tmp_path)) == "E223"

@@ -34,7 +34,6 @@ WITHOUT_SOURCE = {"chameleon", "command-r", "roberta-bpe"}
 SENTENCEPIECE = (
     "llama2/tokenizer.model",
     "chatglm2/tokenizer.model",
-    "chatglm1/ice_text.model",
     "baichuan1/tokenizer.model",
     "internlm1/V7_sft.model",
     "mistral/tokenizer.model.v1",

@@ -46,7 +46,8 @@ OPTIONS: dict[str, Any] = {
     ],
     "stop": Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")],
     "dtype": Annotated[
-        Dtype | None, typer.Option(help="Compute type; default: the fastest that works here.")
+        Dtype | None,
+        typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
     "engine": Annotated[
         str | None, typer.Option(help="torch (default), or compiled: a minute's wait, then faster.")

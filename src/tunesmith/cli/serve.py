@@ -42,7 +42,8 @@ OPTIONS: dict[str, Any] = {
         list[str] | None, typer.Option(help="Web pages that may ask; repeatable.")
     ],
     "dtype": Annotated[
-        Dtype | None, typer.Option(help="Compute type; default: the fastest that works here.")
+        Dtype | None,
+        typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
     "slots": Annotated[int | None, typer.Option(min=1, help="Answered at once; default 32.")],
     "queue": Annotated[

@@ -127,13 +127,33 @@ def _card(run: Any, origin: Any, template: Any) -> dict[str, Any]:
     }
 
 
+_MERGE_FIRST = (
+    "Its base model is an adapter itself. tunesmith knows; for other libraries merge that first "
+    "(`tunesmith merge {} -o DIR`) and load this adapter over DIR."
+)
+
+
 def _name_base(path: Path, run: Any, origin: Any) -> None:
-    """Names the base in PEFT's file, so that PEFT finds it too."""
+    """Names the base in PEFT's file, so that PEFT finds it too; or says why it can't.
+
+    PEFT would lay this adapter over a base that is an adapter itself, and compute something else
+    without a word: such a base is not named by its path.
+    """
     config = json.loads(path.read_text())
     source = origin.source
     if source is not None:
         config["base_model_name_or_path"] = str(source.top or source.base)
+    if _is_chained(origin):
+        config["base_model_name_or_path"] = (
+            f"an adapter itself: tunesmith merge {source.spec} first"
+        )
     _write_json(path, config)
+
+
+def _is_chained(origin: Any) -> bool:
+    """Whether the base is an adapter over another one."""
+    source = origin.source
+    return source is not None and bool(source.adapters or (source.base and source.checkpoint))
 
 
 def model_card(run: Any, origin: Any) -> str:
@@ -150,11 +170,13 @@ def model_card(run: Any, origin: Any) -> str:
     ]
     if run.last_eval is not None:
         rows.append(("eval loss", f"{run.first_eval:.4f} → {run.last_eval:.4f}"))
+    note = f"\n\n{_MERGE_FIRST.format(base)}" if _is_chained(origin) else ""
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"---\nlibrary_name: transformers\ntags: [tunesmith]\n---\n# {run.directory.id}\n\n"
         f"Made by tunesmith {__version__}; `resolved.yaml` of the run repeats it.\n\n"
-        f"| | |\n|---|---|\n{table}\n\nTalk to it: `tunesmith chat {run.directory.id}`\n"
+        f"| | |\n|---|---|\n{table}\n\nTalk to it: `tunesmith chat {run.directory.id}`"
+        f"{note}\n"
     )
 
 

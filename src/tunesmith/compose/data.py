@@ -341,7 +341,8 @@ def major_finding(text: str, count: int, where: str) -> GateFailed:
         "G110",
         f"MAJOR: {text}{more}",
         where=where,
-        fix="mend the data (tunesmith data check), or data.on_finding=warn to train all the same",
+        fix="mend the data (`tunesmith data check FILE --fix`, `tunesmith data dedup FILE`),"
+        " or data.on_finding=warn to train all the same",
     )
 
 

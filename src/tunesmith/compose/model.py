@@ -175,7 +175,8 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
 
     Args:
         spec: What `source.locate` understands.
-        dtype: Compute type; auto: what this machine does fastest, float32 on a CPU without bf16.
+        dtype: Compute type; auto: what this machine does fastest, but on a CPU float32 for weights
+            that are stored in it, so that answers are those of the weights.
 
     Raises:
         EnvironmentFault: E201, no such model.
@@ -195,7 +196,7 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
     else:
         directory = tokenizer_dir(config, found)
         system = found.card().get("system")
-    compute = platform.choose_dtype(dtype)
+    compute = _compute_type(dtype, found)
     start = Origin(found, directory, "")
     hf = weights(start, config, dtype=compute, device=platform.device(), seed=0)
     template = templates.load(name, directory)
@@ -206,3 +207,13 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
     top = found.checkpoint or found.top
     description = f"{spec} → {top or found.base}"
     return Loaded(model, template.tokenizer, template, system, description, top)
+
+
+def _compute_type(dtype: str, found: Source) -> str:
+    """`auto` resolved: bfloat16 on a CPU only for weights that are stored no better."""
+    if dtype == "auto" and platform.device() == "cpu" and found.base:
+        from tunesmith.models import info, load as loading
+
+        if info.stored_dtype(loading.resolve(found.base)[0], "float32") == "float32":
+            return "float32"
+    return platform.choose_dtype(dtype)

@@ -53,6 +53,13 @@ def _check(spec: str, root: str, tokenizer: Any) -> None:
     from tunesmith.templates.tokenizer import Tokenizer
 
     found = source.locate(spec, root)
+    if found.checkpoint is not None and "@" not in spec:
+        raise ConfigError(
+            "C228",
+            f"the run `{spec}` is not finished: it has a checkpoint, {found.checkpoint.name}, only",
+            where="stage.rewards",
+            fix="let it finish (tunesmith resume), or name the checkpoint: RUN@step-N",
+        )
     if not found.scores:
         raise ConfigError(
             "C228",

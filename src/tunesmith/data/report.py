@@ -153,6 +153,8 @@ def _bad_rows(report: Mapping[str, Any]) -> DataError:
     fix = "mend the rows, or data.on_bad_row=skip to go on without them"
     if not report["items"]:  # nothing to go on with
         fix = "mend the rows, or say what they are: format: and columns: of the source"
+    if "chat template" in first["reason"]:
+        fix = f"choose another data.template (chatml writes tools and calls), or {fix}"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
     why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])

@@ -28,7 +28,9 @@ def test_feedback():
     )
     assert parse({"prompt": "hi", "completion": "yo", "label": True}).desirable
     with pytest.raises(DataError, match="D122"):
-        parse({"prompt": "hi", "completion": "yo", "label": 1})
+        parse({"prompt": "hi", "completion": "yo", "label": 2})
+    assert parse({"prompt": "hi", "completion": "yo", "label": 1}).desirable is True
+    assert parse({"prompt": "hi", "completion": "yo", "label": 0}).desirable is False
     with pytest.raises(DataError, match="D121"):
         parse({"prompt": "hi", "completion": "yo"}, name="feedback")
     with pytest.raises(DataError, match="D121"):

@@ -55,6 +55,8 @@ def parse(row: Row, columns: base.Columns, config: DataConfig) -> Feedback:
     verdict = value[name]
     if isinstance(verdict, str):
         verdict = WORDS.get(verdict.strip().lower(), verdict)
+    if verdict in (0, 1):  # as pandas and many sets of the hub write it
+        verdict = bool(verdict)
     if not isinstance(verdict, bool):
         base.bad(row, "D122", f"`{name}` is {base.kind(verdict)}, not true or false")
     reader = _reader(value | {name: verdict})

@@ -142,10 +142,10 @@ def _chatglm(model: sentencepiece.Model, given: special.Given) -> None:
     Raises:
         EnvironmentFault: E223, ChatGLM 1.
     """
-    if given.kind != "chatglmtokenizer":
-        return
     if any(piece.text == "<|blank_2|>" for piece in model.pieces):
         raise unsupported("the tokenizer of ChatGLM 1, whose code rewrites line breaks and spaces,")
+    if given.kind != "chatglmtokenizer":
+        return
     if not given.added:
         for id, text in enumerate(
             ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"), len(model.pieces)
