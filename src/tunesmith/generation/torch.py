@@ -28,9 +28,13 @@ class TorchGenerator:
         speculate: Tokens guessed from what was said before and checked in one pass; a few make
             answers that quote their prompt faster. The answer is the same.
         draft: A small model with the same tokenizer that guesses instead.
+        sinks: With a window: first tokens that stay in the cache; None: four.
+        window: Of each request its first tokens (`sinks`) and the last so many are kept, so that
+            prompt and answer may be longer than the model's context. None: all are kept.
 
     Raises:
-        ConfigError: G127, the draft has another vocabulary.
+        ConfigError: G127, the draft has another vocabulary; G160, sinks and window make no cache;
+            G161, the family's keys can't be moved to other positions.
     """
 
     def __init__(
@@ -43,8 +47,10 @@ class TorchGenerator:
         deterministic: bool = False,
         speculate: int = 0,
         draft: Any = None,
+        sinks: int | None = None,
+        window: int | None = None,
     ):
-        from tunesmith.generation import cohorts_impl, engine_impl
+        from tunesmith.generation import cohorts_impl, engine_impl, sinks_impl
         from tunesmith.models.load import packable
 
         hf = cohorts_impl.model_of(model)
@@ -57,9 +63,14 @@ class TorchGenerator:
                 deterministic=deterministic,
                 speculate=speculate,
                 draft=draft,
+                sinks=sinks,
+                window=window,
             )
         else:
+            sinks_impl.refuse(hf, sinks, window)
             self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)
+
+        self._context = self._engine.context if window is None else None
 
     @property
     def notes(self) -> list[str]:
@@ -69,7 +80,7 @@ class TorchGenerator:
     @property
     def context(self) -> int | None:
         """Tokens the model's positions reach, prompt and answer together; None: no limit."""
-        return self._engine.context
+        return self._context
 
     def add_adapter(self, name: str, adapter: Any) -> None:
         """Holds an adapter beside the model, for requests that name it; several serve one batch.
