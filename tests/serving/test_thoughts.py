@@ -10,6 +10,8 @@ import pytest
 from tests.serving.conftest import running
 from tests.serving.test_form import FORM, HOT, TIME, offer_of
 from tests.serving.test_tool_calls import CALL, TOOL
+from tunesmith.compose import serving
+from tunesmith.compose.answering import Engine
 from tunesmith.generation.thinking import AfterThoughts
 
 ASK = [{"role": "user", "content": "Weather in Ulm?"}]
@@ -82,6 +84,18 @@ def test_thoughts_without_an_end(thinking):
     choice = whole.choices[0]
     assert choice.message.reasoning_content == "It rains and"
     assert (choice.message.content, choice.finish_reason) == ("", "length")
+
+
+def test_an_engine_with_a_window_is_served():
+    """Prompt and answer together may be longer than the model's positions reach."""
+    offer = serving.offers("builtin:tiny", "tiny", {}, slots=2, engine=Engine(window=100))[0]
+    reach = offer.reader.model.hf.config.max_position_embeddings
+    assert any("the last 100 tokens" in note for note in offer.notes)
+    with running([offer]) as served:
+        body = {"prompt": "Once upon a time " * reach, "max_tokens": 3}
+        reply = served.post("/v1/completions", {**body, "prompt": body["prompt"][: 6 * reach]})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["usage"]["prompt_tokens"] > reach
 
 
 def test_an_answer_without_thoughts_has_no_field(thinking):

@@ -130,7 +130,9 @@ class Single:
     def _rate(self, eps: float) -> float:
         """One over the root mean square of x."""
         x_D = self.np_x_D
-        return (float(x_D.dot(x_D)) / len(x_D) + eps) ** -0.5
+        mean = float(x_D.dot(x_D)) / len(x_D)
+        # a product whose factor is 0 is 0, whatever it multiplies: infinity would not be seen
+        return (mean + eps) ** -0.5 if mean < math.inf else math.nan
 
     def _through(self, position: int, lane: Any, row: int) -> None:
         """All layers, in `x`."""
