@@ -141,7 +141,7 @@ def test_as_written_out(model, sinks, window):
     asked = prompts(7, sinks + window, 90)
     expected = [reference(hf, ids, 60, sinks, window) for ids in asked]
     assert all(gap > 1e-4 and evictions > 5 for _, gap, evictions in expected)
-    make = lambda **more: TorchGenerator(hf, sinks=sinks, window=window, **more)
+    make = lambda **more: TorchGenerator(hf, window=(sinks, window), **more)
     together = answers(make(), asked, 60)
     alone = [answers(make(max_rows=1), [ids], 60)[0] for ids in asked]
     assert together == alone == [tokens for tokens, _, _ in expected]
@@ -218,10 +218,9 @@ def test_the_compiled_engine_forgets_too():
     "words",
     [
         {"window": 0},
-        {"window": 20, "sinks": -1},
+        {"window": (-1, 20)},
         {"window": 61},
         {"window": 40, "cache_tokens": 40},
-        {"sinks": 4},
         {"window": 20, "speculate": 2},
     ],
     ids=str,
@@ -229,6 +228,12 @@ def test_the_compiled_engine_forgets_too():
 def test_what_makes_no_cache_is_refused(words):
     with pytest.raises(ConfigError) as caught:
         TorchGenerator(qwen(), **words)
+    assert caught.value.code == "G160"
+
+
+def test_beams_have_no_window():
+    with pytest.raises(ConfigError) as caught:
+        TorchGenerator(qwen(), window=20).beams(Request("a", (5, 6), Sampling(max_tokens=3)), 2)
     assert caught.value.code == "G160"
 
 

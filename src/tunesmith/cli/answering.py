@@ -127,6 +127,7 @@ class Voice:
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
         generator: Any
+        held: dict[str, Any] = {}
         if gguf.named(spec):
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
@@ -134,6 +135,7 @@ class Voice:
             model, said = answering(spec)
             loaded = compose.load(model, dtype=dtype)
             options = engine.options()
+            held = {"sinks": engine.sinks, "window": engine.window} if options else {}
             generator = base.build(engine.kind, loaded.model, loaded.tokenizer, **options)
             notes = (*said, *loaded.template.notes, *numbers(loaded.model))
             dtype = str(loaded.model.hf.dtype).removeprefix("torch.")
@@ -144,7 +146,7 @@ class Voice:
         output.log(f"answers {describe(sampling)}")
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling, schema, dtype, engine.options())
+        return cls(spec, loaded, generator, sampling, schema, dtype, held)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""

@@ -77,8 +77,9 @@ class Engine:
 
     def options(self) -> dict[str, Any]:
         """What an engine is made with, as far as it was given."""
-        given = {"sinks": self.sinks, "window": self.window}
-        return {name: value for name, value in given.items() if value is not None}
+        if self.window is None:
+            return {}
+        return {"window": self.window if self.sinks is None else (self.sinks, self.window)}
 
 
 PLAIN = Engine()

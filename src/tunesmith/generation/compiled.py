@@ -22,7 +22,6 @@ class CompiledGenerator(TorchGenerator):
         tokenizer: As TorchGenerator's.
         max_rows: As TorchGenerator's.
         cache_tokens: As TorchGenerator's.
-        sinks: As TorchGenerator's.
         window: As TorchGenerator's.
     """
 
@@ -33,12 +32,16 @@ class CompiledGenerator(TorchGenerator):
         *,
         max_rows: int = 32,
         cache_tokens: int | None = None,
-        sinks: int | None = None,
-        window: int | None = None,
+        window: int | tuple[int, int] | None = None,
     ):
         from tunesmith.generation import compiled_impl
 
-        cache = {"cache_tokens": cache_tokens, "sinks": sinks, "window": window}
-        super().__init__(model, tokenizer, max_rows=max_rows, **cache)
+        super().__init__(
+            model,
+            tokenizer,
+            max_rows=max_rows,
+            cache_tokens=cache_tokens,
+            window=window,
+        )
         note = compiled_impl.install(self._engine)
         self._engine.notes.append(note)

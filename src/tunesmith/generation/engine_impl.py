@@ -49,8 +49,7 @@ class Engine:
         deterministic: bool = False,
         speculate: int = 0,
         draft: Any = None,
-        sinks: int | None = None,
-        window: int | None = None,
+        window: int | tuple[int, int] | None = None,
     ):
         self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
@@ -61,12 +60,12 @@ class Engine:
         bytes_each = token_bytes(self.hf)
         self.cache_tokens = cache_tokens or max(CACHE_BYTES // bytes_each, self.context or 4096)
         self.sinks: Sinks | None = None
-        if window is not None or sinks is not None:
-            if window is None or speculate or draft is not None:
-                raise no_window(window)
-            first = FIRST if sinks is None else sinks
+        if window is not None:
+            if speculate or draft is not None:
+                raise no_window()
+            pair = window if isinstance(window, tuple) else (FIRST, window)
             sizes = {"context": self.context, "cache_tokens": self.cache_tokens}
-            self.sinks = Sinks(self.hf, first, window, **sizes)
+            self.sinks = Sinks(self.hf, *pair, **sizes)
         self.lanes = Lanes(self.cache_tokens)
         self.prefixes = Prefixes(self.cache_tokens // 4)
         self.draft: Draft | None = None

@@ -49,7 +49,7 @@ class Sinks:
         if sinks < 0 or window < 1:
             what = f"{sinks} sinks and a window of {window} make no cache"
             raise ConfigError("G160", what, where="window", fix="sinks >= 0 and window >= 1")
-        least = min(context or self.size, cache_tokens)
+        least = min(context or self.size, cache_tokens or self.size)
         if self.size > least:
             raise ConfigError(
                 "G160",
@@ -88,13 +88,13 @@ class Sinks:
         return torch.cat(turned, dim=-1).to(keys_KnE.dtype)
 
 
-def refuse(hf: Any, sinks: int | None, window: int | None) -> None:
+def refuse(hf: Any, window: Any) -> None:
     """What an engine without lanes says to a window.
 
     Raises:
         ConfigError: G161.
     """
-    if sinks is not None or window is not None:
+    if window is not None:
         raise _immovable(hf, "it has no attention interface")
 
 
@@ -108,10 +108,8 @@ def _immovable(hf: Any, why: str) -> ConfigError:
     )
 
 
-def no_window(window: int | None) -> ConfigError:
-    """G160: sinks without a window, or guesses, whose places are not turned back."""
-    if window is None:
-        return ConfigError("G160", "sinks without a window", where="sinks", fix="give a window")
+def no_window() -> ConfigError:
+    """G160: guesses, whose places are not turned back."""
     what = "an engine that guesses tokens can't forget any"
     return ConfigError("G160", what, where="window", fix="leave out speculate and draft")
 
