@@ -240,6 +240,19 @@ def test_an_engine_that_is_not_there_is_refused(tiny_model, capsys):
     assert "G150" in capsys.readouterr().err
 
 
+def test_an_answer_beyond_the_context(tiny_model, capsys):
+    """Which a file that goes on must have been begun with, too."""
+    import json
+
+    words = ["-p", "hi", "--max-tokens", "150", "--window", "40", "--json"]
+    assert main(["generate", str(tiny_model), *words]) == 0
+    told = capsys.readouterr()
+    assert "the first 4 and the last 40 tokens" in told.err
+    assert json.loads(told.out)["answer_tokens"] > 0
+    assert main(["generate", str(tiny_model), "-p", "hi", "--sinks", "2"]) == 2
+    assert "G160" in capsys.readouterr().err
+
+
 def test_thoughts_stand_apart():
     from tunesmith.cli.generate import Question, _line
     from tunesmith.generation.thinking import ThinkingSplit

@@ -26,11 +26,21 @@ def _no_key(monkeypatch):
         (["--adapter", "a=x", "--adapter", "a=y"], "S103"),
         (["--adapter", "builtin:tiny=x"], "S103"),
         (["--port", "70000"], "C202"),
+        (["--engine", "remote"], "G150"),
+        (["--sinks", "4"], "G160"),
     ],
     ids=str,
 )
 def test_words_that_are_refused(words, code, capsys):
     assert main(["serve", "builtin:tiny", *words]) != 0
+    assert f"error[{code}]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["--window", "64"], "G161"), (["--engine", "torch"], "G150")], ids=str
+)
+def test_a_file_has_an_engine_of_its_own(words, code, capsys):
+    assert main(["serve", "model.gguf", "--port", "0", *words]) != 0
     assert f"error[{code}]" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunesmith.generation.lanes_impl import Lanes
+from tunesmith.models import single
 from tunesmith.models.decoding import Decoder
 from tunesmith.models.single import fits, pooled
 
@@ -40,8 +41,11 @@ def build(config, dtype=torch.float32):
     return model.to(dtype).eval()
 
 
+@pytest.mark.parametrize("narrow", [single.NARROW, 3], ids=["numpy", "torch"])
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_those_of_transformers(name):
+def test_logits_are_those_of_transformers(name, narrow, monkeypatch):
+    """Whether NumPy attends or, over more tokens than `NARROW`, torch."""
+    monkeypatch.setattr(single, "NARROW", narrow)
     hf = build(MODELS[name])
     decoder = Decoder(hf, pack=True)
     place = Lanes(64).take(len(IDS))
@@ -49,6 +53,36 @@ def test_logits_are_those_of_transformers(name):
         wanted_TV = hf(torch.tensor([IDS])).logits[0]
         found = [decoder.single(id, at, place.lane, place.row) for at, id in enumerate(IDS)]
     torch.testing.assert_close(torch.cat(found), wanted_TV, atol=2e-4, rtol=2e-4)
+
+
+def test_a_row_goes_on_when_its_lane_gets_other_memory():
+    """Others come to the lane: it grows, and what was held of the row is somewhere else."""
+    hf = build(MODELS["llama"])
+    decoder = Decoder(hf, pack=True)
+    lanes = Lanes(10_000)
+    first, place = lanes.take(len(IDS)), lanes.take(len(IDS))
+    with torch.no_grad():
+        wanted_TV = hf(torch.tensor([IDS])).logits[0]
+        found = []
+        for at, id in enumerate(IDS):
+            if at == 4:
+                lanes.take(len(IDS)), lanes.take(len(IDS))
+            if at == 8:
+                lanes.release(first)  # the last row moves into the gap
+            found.append(decoder.single(id, at, place.lane, place.row))
+            place.length += 1
+    torch.testing.assert_close(torch.cat(found), wanted_TV, atol=2e-4, rtol=2e-4)
+
+
+def test_weights_that_are_not_finite_are_told_by_the_logits(recwarn):
+    hf = build(MODELS["qwen3"])
+    with torch.no_grad():
+        hf.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+    place = Lanes(64).take(4)
+    with torch.no_grad():
+        logits = Decoder(hf, pack=True).single(7, 0, place.lane, place.row)
+    assert not logits.isfinite().all()
+    assert not recwarn.list
 
 
 def test_an_own_adapter_is_in_its_weights():

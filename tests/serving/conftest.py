@@ -74,10 +74,11 @@ def scripted(tiny_offer):
     """Serves an engine with a script: `with scripted(script, …) as (running, generator)`."""
 
     @contextmanager
-    def serve(script, *, pause=0.0, template=None, settings=None, **fields):
+    def serve(script, *, pause=0.0, template=None, wrap=None, settings=None, **fields):
         chat = tiny_offer.template
         if template is not None:
             chat = templates.load(template, tiny_offer.tokenizer.path)
+        chat = wrap(chat) if wrap else chat
         generator = ScriptedGenerator(chat.tokenizer, script, pause)
         defaults = sampling.defaults(chat, None)
         given = {"generator": generator, "template": chat, "defaults": defaults, **fields}

@@ -6,7 +6,8 @@ import pytest
 
 from tests.serving.conftest import running
 from tunesmith.compose import serving
-from tunesmith.errors import ServeError
+from tunesmith.compose.answering import Engine
+from tunesmith.errors import ConfigError, ServeError
 from tunesmith.types import Conversation, Message
 
 PAIRS = "builtin:demo/pairs.jsonl"
@@ -41,6 +42,8 @@ def test_a_reward_model_scores_as_in_training(reward):
 
     offer = serving.offers(str(reward), "judge", {}, slots=2)[0]
     assert offer.scores
+    with pytest.raises(ConfigError, match="reward model"):
+        serving.offers(str(reward), "judge", {}, slots=2, engine=Engine(window=64))
     talks = [[*ASK, {"role": "assistant", "content": answer}] for answer in ANSWERS]
     with running([offer]) as served:
         one = served.post("/v1/score", {"messages": talks[0]}).json()

@@ -89,7 +89,7 @@ class AnswerFile:
 def made_with(voice: Any, **more: Any) -> dict[str, Any]:
     """What answers depend on, for `AnswerFile`."""
     told = {"model": voice.loaded.description, "dtype": voice.dtype}
-    return {**told, **dataclasses.asdict(voice.sampling), **more}
+    return {**told, **voice.cache, **dataclasses.asdict(voice.sampling), **more}
 
 
 def answer_all(

@@ -22,12 +22,26 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
 
 if TYPE_CHECKING:
+    from tunesmith.compose.answering import Engine
     from tunesmith.generation.thinking import ThinkingSplit
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 GGUF_SLOTS = 8
 """Rows of a file that llama.cpp answers at once; their memory is taken when it loads."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+ENGINE: dict[str, Any] = {
+    "engine": Annotated[
+        str | None, typer.Option(help="torch (default), or compiled: a minute's wait, then faster.")
+    ],
+    "window": Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the last so many tokens: answers may outgrow the model."),
+    ],
+    "sinks": Annotated[
+        int | None, typer.Option(min=0, help="With --window: first tokens kept too; default 4.")
+    ],
+}
+"""What computes, and how far back it looks."""
 OPTIONS: dict[str, Any] = {
     "max_tokens": Annotated[int | None, typer.Option(help="Longest answer; default 512.")],
     "temperature": Annotated[float | None, typer.Option(help="0: greedy.")],
@@ -49,14 +63,10 @@ OPTIONS: dict[str, Any] = {
         Dtype | None,
         typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
-    "engine": Annotated[
-        str | None, typer.Option(help="torch (default), or compiled: a minute's wait, then faster.")
-    ],
+    **ENGINE,
 }
 """Options by the names of Sampling's fields, the schema, the compute type and the engine; not
 given: as the model's generation config says."""
-PROMPT_END = 16
-"""So many last tokens of a prompt are read to see whether it opens thoughts."""
 ENGINES = ("torch", "compiled")
 
 
@@ -97,6 +107,8 @@ class Voice:
     """The JSON schema of answers, in a list; empty if there is none."""
     dtype: str = "float32"
     """What it computes in."""
+    cache: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Sinks and window of its engine, if it has them."""
 
     @classmethod
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
@@ -110,18 +122,22 @@ class Voice:
         given = dict(given)
         schema = read_schema(given.pop("schema", None))
         dtype = given.pop("dtype", "auto")
-        engine = checked_engine(spec, given.pop("engine", None))
+        engine = checked_engine(spec, given)
+        given = {name: value for name, value in given.items() if name not in ENGINE}
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
         base.check_sampling(sampling)  # before weights are read
         generator: Any
+        held: dict[str, Any] = {}
         if gguf.named(spec):
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
         else:
             model, said = answering(spec)
             loaded = compose.load(model, dtype=dtype)
-            generator = base.build(engine, loaded.model, loaded.tokenizer)
+            options = engine.options()
+            held = {"sinks": engine.sinks, "window": engine.window} if options else {}
+            generator = base.build(engine.kind, loaded.model, loaded.tokenizer, **options)
             notes = (*said, *loaded.template.notes, *numbers(loaded.model))
             dtype = str(loaded.model.hf.dtype).removeprefix("torch.")
         sampling = _sampling(loaded, given)
@@ -131,7 +147,7 @@ class Voice:
         output.log(f"answers {describe(sampling)}")
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling, schema, dtype)
+        return cls(spec, loaded, generator, sampling, schema, dtype, held)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -181,10 +197,9 @@ class Voice:
 
     def split(self, ids: Sequence[int]) -> ThinkingSplit:
         """What takes thoughts apart from the answer to a prompt."""
-        from tunesmith.generation.thinking import ThinkingSplit, begins
+        from tunesmith.generation.thinking import ThinkingSplit, begun_by
 
-        end = self.loaded.tokenizer.decode(list(ids[-PROMPT_END:]), skip_special=False)
-        return ThinkingSplit(begun=begins(end))
+        return ThinkingSplit(begun=begun_by(self.loaded.tokenizer, ids))
 
     def not_finite(self) -> RunError:
         return RunError(
@@ -195,24 +210,30 @@ class Voice:
         )
 
 
-def checked_engine(spec: str, name: str | None) -> str:
-    """The engine's name; None: the usual one.
+def checked_engine(spec: str, given: dict[str, Any]) -> Engine:
+    """The engine that the options ask for.
 
     Raises:
         ConfigError: G150, there is no such engine over a model of this process, or the model is a
-            file for llama.cpp.
+            file for llama.cpp; G160, sinks without a window; G161, a window for such a file.
     """
     from tunesmith.compose import gguf
+    from tunesmith.compose.answering import Engine
 
-    if name is None:
-        return ENGINES[0]
-    if gguf.named(spec):
+    name = given.get("engine")
+    found = Engine(name or ENGINES[0], given.get("sinks"), given.get("window"))
+    if name is not None and gguf.named(spec):
         what, fix = f"{spec} is run by llama.cpp, not by `{name}`", "leave out --engine"
         raise ConfigError("G150", what, where="--engine", fix=fix)
-    if name not in ENGINES:
+    if found.kind not in ENGINES:
         fix = f"one of {', '.join(ENGINES)}"
         raise ConfigError("G150", f"no engine `{name}`", where="--engine", fix=fix)
-    return name
+    if found.sinks is not None and found.window is None:
+        raise ConfigError("G160", "--sinks without --window", where="--sinks", fix="--window 1000")
+    if found.window is not None and gguf.named(spec):
+        what, fix = f"{spec} is run by llama.cpp, which keeps all tokens", "leave out --window"
+        raise ConfigError("G161", what, where="--window", fix=fix)
+    return found
 
 
 def read_schema(path: Path | None) -> list[Any]:

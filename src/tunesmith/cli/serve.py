@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.answering import Dtype
+from tunesmith.cli.answering import ENGINE, Dtype, checked_engine
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ OPTIONS: dict[str, Any] = {
     "grace": Annotated[
         float | None, typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30.")
     ],
+    **ENGINE,
 }
-"""Who may ask, and how much."""
+"""Who may ask, how much, and what answers."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -103,9 +104,9 @@ def command(
     settings, slots = _settings(host, words)
     name = name or label(model)
     adapters = _adapters(adapter or [], name)
-    dtype = words.get("dtype", "auto")
+    dtype, engine = words.get("dtype", "auto"), checked_engine(model, words)
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
-        offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype)
+        offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
         _serve(offers, settings, found)
 
 

@@ -65,6 +65,27 @@ class Wanted:
     form: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What computes the answers: an engine by its name, and how far back it looks."""
+
+    kind: str = "torch"
+    sinks: int | None = None
+    """First tokens that are always kept; None: four, if there is a window."""
+    window: int | None = None
+    """Last tokens that are kept beside them; None: all."""
+
+    def options(self) -> dict[str, Any]:
+        """What an engine is made with, as far as it was given."""
+        if self.window is None:
+            return {}
+        return {"window": self.window if self.sinks is None else (self.sinks, self.window)}
+
+
+PLAIN = Engine()
+"""The engine that answers if nothing is said."""
+
+
 def answering(spec: str, root: str = "runs/") -> tuple[str, tuple[str, ...]]:
     """Who answers for a name: the model itself, or the base of a run that has saved nothing yet.
 

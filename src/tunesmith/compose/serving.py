@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith.compose import gguf, model as models, scoring, source
-from tunesmith.compose.answering import Forms, answering
+from tunesmith.compose.answering import PLAIN, Engine, Forms, answering
 from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
@@ -55,7 +56,13 @@ class Offer:
 
 
 def offers(
-    spec: str, name: str, adapters: Mapping[str, str], *, slots: int, dtype: str = "auto"
+    spec: str,
+    name: str,
+    adapters: Mapping[str, str],
+    *,
+    slots: int,
+    dtype: str = "auto",
+    engine: Engine = PLAIN,
 ) -> list[Offer]:
     """The model and its adapters, in memory; the model first.
 
@@ -65,9 +72,11 @@ def offers(
         adapters: Name → run or adapter folder, trained on this model.
         slots: Requests answered at once.
         dtype: Compute type; auto: what this machine does fastest.
+        engine: What computes; not for files, which llama.cpp runs, nor for reward models.
 
     Raises:
         ServeError: S104, an adapter was trained on another model, or the model is a reward model.
+        ConfigError: G150, a reward model was to have an engine; G160, G161, see `TorchGenerator`.
         EnvironmentFault: E201, no such model.
     """
     if gguf.named(spec):
@@ -81,22 +90,26 @@ def offers(
             where="--adapter",
             fix="serve each reward model by itself",
         )
+    if found.scores and engine != PLAIN:
+        what = f"`{spec}` is a reward model, which no engine writes with"
+        fix = "leave out --engine and --window"
+        raise ConfigError("G150", what, where="--engine", fix=fix)
     if found.scores:
         return [_scorer(spec, name, dtype)]
     tuned = {label: source.language_model(path) for label, path in adapters.items()}
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
-    first = _writer(spec, name, slots, dtype)
+    writer = functools.partial(_writer, slots=slots, dtype=dtype, engine=engine)
+    first = writer(spec, name)
     first = dataclasses.replace(first, notes=(*said, *first.notes))
     made = [first]
     for label, adapter in tuned.items():
         beside = _beside(first, len(found.adapters), label, adapter)
-        made.append(beside or _alone(adapters[label], label, slots, dtype))
+        made.append(beside or _alone(writer(adapters[label], label)))
     return made
 
 
-def _alone(spec: str, label: str, slots: int, dtype: str) -> Offer:
-    offer = _writer(spec, label, slots, dtype)
+def _alone(offer: Offer) -> Offer:
     note = "not a plain LoRA on this base: merged, a model of its own in memory"
     return dataclasses.replace(offer, notes=(*offer.notes, note))
 
@@ -161,12 +174,14 @@ def _check_base(model: source.Source, label: str, adapter: source.Source) -> Non
     )
 
 
-def _writer(spec: str, name: str, slots: int, dtype: str) -> Offer:
-    from tunesmith.generation.torch import TorchGenerator
+def _writer(spec: str, name: str, *, slots: int, dtype: str, engine: Engine) -> Offer:
+    from tunesmith.generation import base
     from tunesmith.models.reading import Reader
 
     loaded = models.load(spec, dtype=dtype)
-    generator = TorchGenerator(loaded.model, loaded.tokenizer, max_rows=slots)
+    generator: Any = base.build(
+        engine.kind, loaded.model, loaded.tokenizer, max_rows=slots, **engine.options()
+    )
     plain = defaults(loaded.template, loaded.path)
     return Offer(
         name,

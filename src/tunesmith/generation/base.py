@@ -20,9 +20,9 @@ BROKEN = 16
 """So many broken bytes in a row are no unfinished character: a character has at most four."""
 
 
-def build(kind: str, model: Any, tokenizer: Any) -> Generator:
-    """The engine of that name over a model."""
-    return registry.load("generation", kind)(model, tokenizer)
+def build(kind: str, model: Any, tokenizer: Any, **options: Any) -> Generator:
+    """The engine of that name over a model, made with its own options."""
+    return registry.load("generation", kind)(model, tokenizer, **options)
 
 
 def drain(generator: Generator, requests: Iterable[Request]) -> dict[str, list[Event]]:

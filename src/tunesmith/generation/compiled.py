@@ -22,6 +22,7 @@ class CompiledGenerator(TorchGenerator):
         tokenizer: As TorchGenerator's.
         max_rows: As TorchGenerator's.
         cache_tokens: As TorchGenerator's.
+        window: As TorchGenerator's.
     """
 
     def __init__(
@@ -31,9 +32,16 @@ class CompiledGenerator(TorchGenerator):
         *,
         max_rows: int = 32,
         cache_tokens: int | None = None,
+        window: int | tuple[int, int] | None = None,
     ):
         from tunesmith.generation import compiled_impl
 
-        super().__init__(model, tokenizer, max_rows=max_rows, cache_tokens=cache_tokens)
+        super().__init__(
+            model,
+            tokenizer,
+            max_rows=max_rows,
+            cache_tokens=cache_tokens,
+            window=window,
+        )
         note = compiled_impl.install(self._engine)
         self._engine.notes.append(note)

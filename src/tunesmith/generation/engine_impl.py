@@ -23,6 +23,7 @@ from tunesmith.generation.model_impl import Forward, context_length, evaluating,
 from tunesmith.generation.prefix_impl import BLOCK, Prefixes
 from tunesmith.generation.rows_impl import Row, check, drafts, events_of, row_of
 from tunesmith.generation.sampling_impl import choose, likeliest
+from tunesmith.generation.sinks_impl import FIRST, Sinks, no_window
 from tunesmith.generation.step_impl import Piece, StepPlan
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.types import Event, Request
@@ -48,6 +49,7 @@ class Engine:
         deterministic: bool = False,
         speculate: int = 0,
         draft: Any = None,
+        window: int | tuple[int, int] | None = None,
     ):
         self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
@@ -57,6 +59,13 @@ class Engine:
         self.context = context_length(self.hf.config)
         bytes_each = token_bytes(self.hf)
         self.cache_tokens = cache_tokens or max(CACHE_BYTES // bytes_each, self.context or 4096)
+        self.sinks: Sinks | None = None
+        if window is not None:
+            if speculate or draft is not None:
+                raise no_window()
+            pair = window if isinstance(window, tuple) else (FIRST, window)
+            sizes = {"context": self.context, "cache_tokens": self.cache_tokens}
+            self.sinks = Sinks(self.hf, *pair, **sizes)
         self.lanes = Lanes(self.cache_tokens)
         self.prefixes = Prefixes(self.cache_tokens // 4)
         self.draft: Draft | None = None
@@ -72,6 +81,7 @@ class Engine:
             f"cache: {self.cache_tokens:,} tokens of {bytes_each:,} bytes at most, "
             f"and {self.prefixes.budget:,} of shared beginnings"
         ]
+        self.notes += [self.sinks.note] if self.sinks else []
 
     # ------------------------------------------------------------ requests
 
@@ -133,7 +143,8 @@ class Engine:
             if reach < len(row.names) and row.names[reach] in computed:
                 at += 1  # its beginning will be there to copy in a step or two
                 continue
-            place = self.lanes.take(len(row.ids) + 1)
+            tokens = len(row.ids) + 1
+            place = self.lanes.take(min(tokens, self.sinks.size) if self.sinks else tokens)
             if place is None:
                 return
             if self.deterministic:
@@ -152,16 +163,28 @@ class Engine:
             if row not in self.rows:
                 continue  # sent back for another one's sake
             assert row.place is not None
-            new = row.ids[row.place.length :]
+            if self.sinks is not None and row.place.length == self.sinks.size:
+                self._forget(row, self.sinks)
+            new = row.ids[row.computed :]
             guessed: list[int] = []
             if len(new) > 1:
                 new = new[: CHUNK - row.place.length % CHUNK if self.deterministic else room]
+                if self.sinks is not None:
+                    new = new[: self.sinks.size - row.place.length]
                 room -= 0 if self.deterministic else len(new)
             else:
                 guessed = guesses.get(row.request.id, [])
             if new and self._make_room(row, row.place.length + len(new) + len(guessed)):
                 found.append((row, new, guessed))
         return [entry for entry in found if entry[0].place is not None]
+
+    def _forget(self, row: Row, sinks: Sinks) -> None:
+        """Room in a full place; its beginning is kept for others as long as it is one."""
+        assert row.place is not None
+        if not row.forgotten:
+            self.prefixes.keep(row.names, row.place)
+        sinks.forget(row.place)
+        row.forgotten += sinks.dropped
 
     def _guesses(self) -> dict[str, list[int]]:
         """What may follow each row that is decoding: of the draft model, or of what was said."""
@@ -191,7 +214,7 @@ class Engine:
     def _pass(self, found: list[tuple[Row, list[int], list[int]]]) -> list[Event]:
         pieces = [Piece(row.place, new + guessed) for row, new, guessed in found]  # type: ignore[arg-type]
         plan = StepPlan(pieces, self.hf.device)
-        ends = [row.place.length + len(new) == len(row.ids) for row, new, _ in found]  # type: ignore[union-attr]
+        ends = [row.computed + len(new) == len(row.ids) for row, new, _ in found]
         asked = [at for at in plan.order if ends[at]]
         wanted: list[int] = []
         for at in asked:
@@ -234,13 +257,14 @@ class Engine:
     def _settle(self, row: Row, last: Event) -> None:
         """After an event: forgets wrong guesses, keeps new beginnings, lets a finished row go."""
         assert row.place is not None
-        row.place.length = min(row.place.length, len(row.ids) - 1)
+        row.place.length = min(row.place.length, len(row.ids) - 1 - row.forgotten)
         broken = last.finish_reason == "error" or math.isnan(last.logprob)
-        if row.fresh and not broken:
+        whole = not broken and not row.forgotten
+        if row.fresh and whole:
             self.prefixes.keep(row.names, row.place)
         row.fresh = False
         if last.finish_reason is not None:
-            if not broken:
+            if whole:
                 ids = row.ids[: row.place.length]
                 self.prefixes.keep(self.prefixes.names(ids, row.request.adapter), row.place)
             self._drop(row, wipe=broken)
@@ -249,6 +273,6 @@ class Engine:
         self.rows.remove(row)
         if row.place is not None:
             self.lanes.release(row.place, wipe=wipe)
-        row.place, row.prefilling = None, True
+        row.place, row.prefilling, row.forgotten = None, True, 0
         if self.draft is not None:
             self.draft.drop(row.request.id)

@@ -11,6 +11,7 @@ Legend: `R` rows of a lane, `K` key heads, `C` capacity, `E` width of a head, `n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class Lane:
     """By layer, shape (R, K, C, E)."""
     values: dict[int, Tensor] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
+    _views: dict[tuple[int, int], tuple[Any, Any]] = field(default_factory=dict)
 
     def tables(self) -> list[dict[int, Tensor]]:
         return [self.keys, self.values]
@@ -50,6 +52,15 @@ class Lane:
                 new[: len(self.places)] = old[: len(self.places)]
                 table[layer] = new
         self.rows = rows
+        self._views.clear()
+
+    def row(self, layer: int, row: int) -> tuple[Any, Any]:
+        """Keys and values of a row, (K, C, E), as NumPy has them: the same memory, on a CPU."""
+        found = self._views.get((layer, row))
+        if found is None:
+            found = self.keys[layer][row].numpy(), self.values[layer][row].numpy()
+            self._views[layer, row] = found
+        return found
 
     def layer(self, layer: int, keys_nKE: Tensor, values_nKE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer; made when it first writes, in the widths it writes."""

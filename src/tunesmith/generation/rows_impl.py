@@ -34,11 +34,19 @@ class Row:
     prefilling: bool = True
     fresh: bool = False
     """Its prompt was completed by this step."""
+    forgotten: int = 0
+    """Tokens that its place held once and does not any more."""
     reused: int = 0
     """Tokens that were not computed but copied."""
     lookup: dict[tuple[int, ...], int] = field(default_factory=dict)
     """Where each run of tokens ends that was seen last; filled up to `looked`."""
     looked: int = 0
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose keys and values were computed, kept or forgotten."""
+        assert self.place is not None
+        return self.forgotten + self.place.length
 
     def allowed(self, guessed: Sequence[int]) -> Any:
         """Tokens that its constraint allows next, or None."""
@@ -51,9 +59,12 @@ def row_of(request: Request, engine: Any) -> Row:
     """A new row of an engine."""
     ids = list(request.ids)
     most = len(ids) + request.sampling.max_tokens
-    limit = int(min(most, engine.context or math.inf, engine.cache_tokens))
+    limit = most
+    if engine.sinks is None:
+        limit = int(min(most, engine.context or math.inf, engine.cache_tokens))
     text = TextStream(engine.tokenizer, ids, request.sampling.stop)
-    names = engine.prefixes.names(ids, request.adapter)
+    kept = ids if engine.sinks is None else ids[: engine.sinks.size]
+    names = engine.prefixes.names(kept, request.adapter)
     return Row(request, ids, len(ids), text, limit, names)
 
 
@@ -83,8 +94,10 @@ def check(request: Request, engine: Any) -> None:
             fix="generation.grammar.constraint makes one of a JSON schema or a pattern",
         )
     vocabulary = engine.hf.get_input_embeddings().weight.shape[0]
-    check_request(request, context=engine.context, vocabulary=vocabulary)
-    if len(request.ids) >= engine.cache_tokens:
+    bounded = engine.sinks is None
+    context = engine.context if bounded else None
+    check_request(request, context=context, vocabulary=vocabulary)
+    if bounded and len(request.ids) >= engine.cache_tokens:
         raise ConfigError(
             "G121",
             f"the prompt has {len(request.ids):,} tokens, the cache holds {engine.cache_tokens:,}",

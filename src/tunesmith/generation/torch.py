@@ -28,9 +28,13 @@ class TorchGenerator:
         speculate: Tokens guessed from what was said before and checked in one pass; a few make
             answers that quote their prompt faster. The answer is the same.
         draft: A small model with the same tokenizer that guesses instead.
+        window: Of each request the first four tokens and the last so many are kept, or of a pair
+            (first, last) so many, so that prompt and answer may be longer than the model's
+            context. None: all are kept.
 
     Raises:
-        ConfigError: G127, the draft has another vocabulary.
+        ConfigError: G127, the draft has another vocabulary; G160, sinks and window make no cache;
+            G161, the family's keys can't be moved to other positions.
     """
 
     def __init__(
@@ -43,8 +47,9 @@ class TorchGenerator:
         deterministic: bool = False,
         speculate: int = 0,
         draft: Any = None,
+        window: int | tuple[int, int] | None = None,
     ):
-        from tunesmith.generation import cohorts_impl, engine_impl
+        from tunesmith.generation import cohorts_impl, engine_impl, sinks_impl
         from tunesmith.models.load import packable
 
         hf = cohorts_impl.model_of(model)
@@ -57,9 +62,13 @@ class TorchGenerator:
                 deterministic=deterministic,
                 speculate=speculate,
                 draft=draft,
+                window=window,
             )
         else:
+            sinks_impl.refuse(hf, window)
             self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)
+
+        self._context = self._engine.context if window is None else None
 
     @property
     def notes(self) -> list[str]:
@@ -69,7 +78,7 @@ class TorchGenerator:
     @property
     def context(self) -> int | None:
         """Tokens the model's positions reach, prompt and answer together; None: no limit."""
-        return self._engine.context
+        return self._context
 
     def add_adapter(self, name: str, adapter: Any) -> None:
         """Holds an adapter beside the model, for requests that name it; several serve one batch.
@@ -100,12 +109,15 @@ class TorchGenerator:
 
         Raises:
             ConfigError: C210, a value out of range, or a family without the attention interface;
-                G121, the beams don't fit the cache.
+                G121, the beams don't fit the cache; G160, the engine has a window.
         """
         from tunesmith.generation import beams_impl, engine_impl
 
         if not isinstance(self._engine, engine_impl.Engine):
             raise ConfigError("C210", "beams need the attention interface", why=self.notes[0])
+        if self._engine.sinks is not None:
+            what = "beams forget nothing, so they have no window"
+            raise ConfigError("G160", what, where="window", fix="make an engine without one")
         with self._engine.evaluating():
             return beams_impl.search(self._engine, request, count, length_penalty)
 

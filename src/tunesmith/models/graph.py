@@ -65,7 +65,7 @@ class StepGraph(nn.Module):
     def _turned(self, raw: Tensor, cos: Tensor, sin: Tensor, at: int) -> tuple[Tensor, Tensor]:
         """Queries and keys after norm, gains and rotation."""
         if self.floor is not None:
-            raw = raw / torch.sqrt(raw.square().sum(-1, keepdim=True) + self.floor.square())
+            raw = raw / torch.sqrt(raw.square().sum(-1, keepdim=True) + self.floor)
             cos, sin = cos * self.gains_LHE[at], sin * self.swapped_LHE[at]
         low, high = raw.chunk(2, dim=-1)
         turned = raw * cos + torch.cat([high, low], dim=-1) * sin

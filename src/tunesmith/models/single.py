@@ -4,7 +4,8 @@ At one token a step a product reads every weight once and does nothing else, so 
 weights decides: laid out with the inputs as rows, in pages of 2 MiB, they are read 1.7 times as
 fast as torch's linear layers read them (Zen 4, float32; ADR 0018). The rest is the price of calling
 operations, so what does not change is folded into the weights (gains of norms, the scale of
-attention), a norm is one product's factor, and all results go into the same few buffers.
+attention), a norm is one product's factor, and all results go into the same few buffers. What is
+small is left to NumPy over the same memory, which takes a third of torch's time to begin.
 
 Legend: `D` width, `H` query heads, `K` key heads, `G` = H/K, `E` width of a head, `C` cached
 tokens, `I` inputs, `O` outputs of a product, `L` layers, `F` width of the MLP, `V` vocabulary.
@@ -17,12 +18,15 @@ import mmap
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 PAGE = 2**21
 """Bytes of a huge page."""
+NARROW = 512
+"""Tokens up to which NumPy attends faster than torch."""
 LINE = 16
 """Numbers between the beginnings of two matrices are a multiple of this: a cache line."""
 
@@ -84,21 +88,27 @@ class Single:
         self.x_D = self.x_1D[0]
         self.qkv_1O = qkv_IO.new_empty(1, qkv_IO.shape[1])
         heads = self.qkv_1O.view(H + 2 * K, E)
-        self.raw, self.v_KE = heads[: H + K], heads[H + K :]
-        self.low, self.high = self.raw[:, :half], self.raw[:, half:]
-        self.turned = torch.empty_like(self.raw)
-        self.turned_low, self.turned_high = self.turned[:, :half], self.turned[:, half:]
-        self.q_KGE, self.k_KE = self.turned[:H].view(K, H // K, E), self.turned[H:]
-        self.norms = qkv_IO.new_empty(H + K, 1)
+        self.v_KE, turned = heads[H + K :], torch.empty_like(heads[: H + K])
+        self.q_KGE, self.k_KE = turned[:H].view(K, H // K, E), turned[H:]
         self.mixed_KGE = qkv_IO.new_empty(K, H // K, E)
         self.mixed_1O = self.mixed_KGE.view(1, H * E)
+        self.np_x_D, self.np_mixed_KGE = self.x_D.numpy(), self.mixed_KGE.numpy()
+        self.np_q_KGE, self.np_k_KE, self.np_v_KE = (
+            part.numpy() for part in (self.q_KGE, self.k_KE, self.v_KE)
+        )
+        self.raw, self.turned = heads[: H + K].numpy(), turned.numpy()
+        self.low, self.high = self.raw[:, :half], self.raw[:, half:]
+        self.crossed = np.empty_like(self.turned)
+        self.crossed_low, self.crossed_high = self.crossed[:, :half], self.crossed[:, half:]
+        self.norms = np.empty(H + K, np.float32)
+        self.norms_1 = self.norms[:, None]
         self.gates_1O = gates_IO.new_empty(1, gates_IO.shape[1])
         self.gate, self.up = self.gates_1O.chunk(2, dim=1)
         self.gate_F = self.gate[0]
         eps = self.decoder.layers[0].norms
-        self.floor = None
-        if eps:  # √(Σx² + E·eps) = √E · the root mean square
-            self.floor = qkv_IO.new_tensor(math.sqrt(E * eps[0].variance_epsilon))
+        self.floor: float | None = None
+        if eps:  # Σx² + E·eps = E · the mean square
+            self.floor = E * eps[0].variance_epsilon
 
     def __call__(self, token: int, position: int, lane: Any, row: int) -> Tensor:
         """Logits of what follows the token, shape (1, V); its keys and values go to the lane.
@@ -109,51 +119,72 @@ class Single:
             lane: Keys and values.
             row: Of the lane.
         """
-        x_1D, x_D, width = self.x_1D, self.x_D, self.x_D.shape[0]
+        x_D = self.x_D
         x_D.copy_(self.embedding_VD[token])
+        with np.errstate(all="ignore"):  # what is not finite is told by the logits
+            self._through(position, lane, row)
+            rate = self._rate(self.eps)
+        out = self.x_1D.new_empty(1, self.embedding_VD.shape[0])
+        return self.head(self.x_1D, rate, out)
+
+    def _rate(self, eps: float) -> float:
+        """One over the root mean square of x."""
+        x_D = self.np_x_D
+        mean = float(x_D.dot(x_D)) / len(x_D)
+        # a product whose factor is 0 is 0, whatever it multiplies: infinity would not be seen
+        return (mean + eps) ** -0.5 if mean < math.inf else math.nan
+
+    def _through(self, position: int, lane: Any, row: int) -> None:
+        """All layers, in `x`."""
+        x_1D, x_D = self.x_1D, self.x_D
         cos, sin = self.decoder.table(position, x_1D)
         if self.gains_LHE is not None:
             cos, sin = cos * self.gains_LHE, sin * self.swapped_LHE
+        cos, sin = cos.numpy(), sin.numpy()
         for at, layer in enumerate(self.layers):
-            rate = (float(torch.dot(x_D, x_D)) / width + layer.eps[0]) ** -0.5
-            layer.qkv(x_1D, rate, self.qkv_1O)
+            layer.qkv(x_1D, self._rate(layer.eps[0]), self.qkv_1O)
             self._turn(*((cos, sin) if self.gains_LHE is None else (cos[at], sin[at])))
             self._attend(layer, position, lane, row)
             x_1D.addmm_(self.mixed_1O, layer.out.weight_IO)
             if layer.out.beta:
                 x_1D.add_(layer.out.bias)
-            rate = (float(torch.dot(x_D, x_D)) / width + layer.eps[1]) ** -0.5
+            rate = self._rate(layer.eps[1])
             layer.gates(x_1D, rate, self.gates_1O)
             F.silu(self.gate, inplace=True).mul_(self.up)
             x_D.addmv_(layer.down_OI, self.gate_F)
             if layer.down.beta:
                 x_1D.add_(layer.down.bias)
-        rate = (float(torch.dot(x_D, x_D)) / width + self.eps) ** -0.5
-        return self.head(x_1D, rate, x_1D.new_empty(1, self.embedding_VD.shape[0]))
 
-    def _turn(self, cos: Tensor, sin: Tensor) -> None:
+    def _turn(self, cos: Any, sin: Any) -> None:
         """Norm over each head, gains and rotation, from `raw` to `turned`."""
+        raw, norms = self.raw, self.norms
         if self.floor is not None:
-            torch.linalg.vector_norm(self.raw, dim=1, keepdim=True, out=self.norms)
-            self.raw.div_(torch.hypot(self.norms, self.floor, out=self.norms))
+            np.vecdot(raw, raw, out=norms)
+            np.add(norms, self.floor, out=norms)
+            np.sqrt(norms, out=norms)
+            np.divide(raw, self.norms_1, out=raw)
         half = self.E // 2
-        torch.mul(self.raw, cos, out=self.turned)
-        self.turned_low.addcmul_(self.high, sin[..., :half])
-        self.turned_high.addcmul_(self.low, sin[..., half:])
+        np.multiply(raw, cos, out=self.turned)
+        np.multiply(self.high, sin[..., :half], out=self.crossed_low)
+        np.multiply(self.low, sin[..., half:], out=self.crossed_high)
+        np.add(self.turned, self.crossed, out=self.turned)
 
     def _attend(self, layer: _Layer, position: int, lane: Any, row: int) -> None:
         """What attention gathers, in `mixed`; its scale is in the weights."""
-        found = lane.keys.get(layer.index)
-        if found is None:
-            found, _ = lane.layer(layer.index, self.k_KE[None], self.v_KE[None])
-        keys_KCE, values_KCE = found[row], lane.values[layer.index][row]
-        keys_KCE.select(1, position).copy_(self.k_KE)
-        values_KCE.select(1, position).copy_(self.v_KE)
+        if layer.index not in lane.keys:
+            lane.layer(layer.index, self.k_KE[None], self.v_KE[None])
+        keys_KCE, values_KCE = lane.row(layer.index, row)
+        keys_KCE[:, position] = self.np_k_KE
+        values_KCE[:, position] = self.np_v_KE
         begin = 0 if layer.rule.window is None else max(0, position - layer.rule.window + 1)
-        keys = keys_KCE.narrow(1, begin, position + 1 - begin)
-        values = values_KCE.narrow(1, begin, position + 1 - begin)
-        weights = torch.bmm(self.q_KGE, keys.transpose(1, 2)).softmax(-1)
-        torch.bmm(weights, values, out=self.mixed_KGE)
+        keys, values = keys_KCE[:, begin : position + 1], values_KCE[:, begin : position + 1]
+        if position + 1 - begin > NARROW:
+            keys, values = torch.from_numpy(keys), torch.from_numpy(values)
+            weights = torch.bmm(self.q_KGE, keys.transpose(1, 2)).softmax(-1)
+            torch.bmm(weights, values, out=self.mixed_KGE)
+            return
+        scores = torch.from_numpy(np.matmul(self.np_q_KGE, keys.transpose(0, 2, 1)))
+        np.matmul(scores.softmax(-1).numpy(), values, out=self.np_mixed_KGE)
 
 
 def fits(decoder: Any) -> bool:

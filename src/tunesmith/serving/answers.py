@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.errors import TunesmithError
+from tunesmith.generation.thinking import ThinkingSplit
 from tunesmith.serving import faults
 from tunesmith.serving.engine import Engine, Ticket
 from tunesmith.serving.service import Model, Service
@@ -29,6 +30,8 @@ class Answer:
         tools: Names of the tools.
         stop_ids: Tokens that end an answer and are no part of it.
         several: Whether it may make more than one call.
+        thoughts: Takes thoughts apart from what is said; None: all is said.
+        marks: Control tokens that begin and end thoughts, and their text.
     """
 
     prefix: str = ""
@@ -36,12 +39,17 @@ class Answer:
     tools: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
     several: bool = True
+    thoughts: ThinkingSplit | None = None
+    marks: Mapping[int, str] = field(default_factory=dict)
     text: str = ""
+    """What it says, as far as that is certain."""
+    thought: str = ""
     tokens: list[Told] = field(default_factory=list)
     count: int = 0
     reason: str | None = None
     _shown: int = 0
     _fresh: int = 0
+    _pondered: int = 0
     _parsed: tuple[str, list[ToolCall]] | None = None
 
     def add(self, events: Sequence[Event]) -> None:
@@ -59,10 +67,27 @@ class Answer:
             ended = event.finish_reason == "stop" and event.token in self.stop_ids
             if not ended:
                 self.tokens.append((event.token, event.logprob, event.top))
+            lead = self.marks.get(event.token, "")
             if self.calls is not None and event.token == self.calls.marker:
-                self.text += self.calls.opening
-            self.text += event.text_delta
+                lead = self.calls.opening
             self.reason = event.finish_reason
+            self._take(lead + event.text_delta)
+
+    def _take(self, text: str) -> None:
+        """New text: thoughts, and what is said."""
+        if self.thoughts is None:
+            self.text += text
+            return
+        parts = [self.thoughts.step(text)]
+        if self.reason is not None:
+            parts.append(self.thoughts.finish())
+        self.thought += "".join(part.thought for part in parts)
+        self.text += "".join(part.said for part in parts)
+
+    def pondered(self) -> str:
+        """Thoughts that were not shown yet."""
+        fresh, self._pondered = self.thought[self._pondered :], len(self.thought)
+        return fresh
 
     def delta(self) -> str:
         """The text that is certain and was not shown yet."""
@@ -133,8 +158,10 @@ class Asked:
     prompts: list[tuple[int, ...]]
     samplings: list[Sampling]
     id: str
-    make: Callable[[], Answer]
-    constraint: Callable[[], Any] | None = None
+    make: Callable[[Sequence[int]], Answer]
+    """An empty answer to a prompt."""
+    constraint: Callable[[Sequence[int]], Any] | None = None
+    """What the answer to a prompt is held to."""
     param: str = "messages"
     answers: list[Answer] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
@@ -150,14 +177,14 @@ class Asked:
             Refusal: The queue is full, or the engine refuses the request.
         """
         offer = self.model.offer
-        rule = self.constraint or (lambda: None)
+        rule = self.constraint or (lambda ids: None)
         requests = [
-            Request(f"{self.id}-{at}", ids, sampling, offer.adapter, rule())
+            Request(f"{self.id}-{at}", ids, sampling, offer.adapter, rule(ids))
             for at, (ids, sampling) in enumerate(
                 (ids, sampling) for ids in self.prompts for sampling in self.samplings
             )
         ]
-        self.answers = [self.make() for _ in requests]
+        self.answers = [self.make(request.ids) for request in requests]
         if offer.generator is None:
             raise faults.Refusal("S121", "this model can't write", "model")
         try:

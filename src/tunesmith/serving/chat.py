@@ -79,6 +79,8 @@ def _message(answer: Answer) -> dict[str, Any]:
     words, calls = answer.parsed()
     message: dict[str, Any] = {"role": "assistant", "content": words or None if calls else words}
     message["refusal"] = None
+    if answer.thought:
+        message["reasoning_content"] = answer.thought
     if calls:
         message["tool_calls"] = _calls(answer)
     return message
@@ -129,12 +131,15 @@ async def _chunks(asked: Asked, body: ChatBody) -> AsyncGenerator[bytes]:
         yield chunk(at, {"role": "assistant", "content": ""})
     async for at in asked.events():
         answer = asked.answers[at]
-        said = answer.delta()
+        thought, said = answer.pondered(), answer.delta()
         more: dict[str, Any] = {}
         if body.logprobs and (fresh := answer.fresh()):
             more["logprobs"] = logprobs(fresh, asked.model.texts)
-        if said or more:
-            yield chunk(at, {"content": said}, **more)
+        if thought or said or more:
+            delta = {"reasoning_content": thought} if thought else {}
+            if said or not thought:
+                delta["content"] = said
+            yield chunk(at, delta, **more)
         if answer.reason is not None:
             if calls := _calls(answer):
                 told = [{"index": number, **call} for number, call in enumerate(calls)]

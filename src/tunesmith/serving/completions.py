@@ -35,7 +35,7 @@ async def answer(service: Service, request: Request) -> Response:
         chosen,
         new_id("cmpl"),
         # The end marker is told, too: lm-eval counts on a token after the prompt.
-        Answer,
+        lambda ids: Answer(),
         param="prompt",
     )
     if not body.stream:

@@ -7,10 +7,11 @@ that is forced is no text; a strict tool's arguments keep to its schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunesmith.compose.answering import Forms, Wanted
+from tunesmith.generation.thinking import AfterThoughts, ThinkingSplit, begun_by, hidden_marks
 from tunesmith.serving.answers import Answer
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.schema import (
@@ -49,8 +50,8 @@ def tools_told(body: ChatBody) -> list[Tool] | None:
     return body.tools if body.tool_choice != "none" else None
 
 
-def reader(body: ChatBody, model: Model) -> Callable[[], Answer]:
-    """Makes empty answers that know how this model writes calls.
+def reader(body: ChatBody, model: Model) -> Callable[[Sequence[int]], Answer]:
+    """Makes empty answers to a prompt, that know how this model writes thoughts and calls.
 
     Raises:
         Refusal: S121, the template can't tell the model of tools.
@@ -60,11 +61,21 @@ def reader(body: ChatBody, model: Model) -> Callable[[], Answer]:
     names = tuple(tool.function.name for tool in _callable(body))
     stop_ids = frozenset((*offer.defaults.stop_ids, *(body.stop_token_ids or ())))
     several = _several(body)
-    return lambda: Answer(offer.template.answer_prefix, calls, names, stop_ids, several)
+    marks = hidden_marks(offer.tokenizer)
+
+    def empty(ids: Sequence[int]) -> Answer:
+        split = ThinkingSplit(begun=begun_by(offer.tokenizer, ids))
+        return Answer(offer.template.answer_prefix, calls, names, stop_ids, several, split, marks)
+
+    return empty
 
 
-async def rule(service: Service, body: ChatBody, model: Model) -> Callable[[], Any] | None:
-    """Makes what the engine must keep to, one for each choice; None: nothing.
+async def rule(
+    service: Service, body: ChatBody, model: Model
+) -> Callable[[Sequence[int]], Any] | None:
+    """Makes what the engine must keep to after a prompt, one for each choice; None: nothing.
+
+    Where the prompt has opened thoughts, the form begins after them.
 
     Raises:
         Refusal: S111, schemas are too long; S124, the engine can't keep to them.
@@ -88,7 +99,15 @@ async def rule(service: Service, body: ChatBody, model: Model) -> Callable[[], A
         what = f"the schemas have more than {LONGEST_SCHEMA:,} characters"
         raise Refusal("S111", what, param)
     # Off the engine's thread; a schema that can't be is refused by name.
-    return await service.formed(lambda: _made(forms, model, form, wanted), param)
+    make = await service.formed(lambda: _made(forms, model, form, wanted), param)
+    tokenizer = model.offer.tokenizer
+
+    def held_to(ids: Sequence[int]) -> Any:
+        if not begun_by(tokenizer, ids):
+            return make()
+        return AfterThoughts(make(), tokenizer, forms.spelled()[0], forms.stops)
+
+    return held_to
 
 
 def _made(forms: Forms, model: Model, form: tuple[Any, ...], wanted: Wanted | None) -> Any:

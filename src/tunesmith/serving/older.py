@@ -52,7 +52,7 @@ async def _answer(service: Service, request: Request) -> Response:
         [ids],
         [_sampling(body, model.offer.defaults, model.context)],
         new_id("chat"),
-        lambda: Answer(prefix, stop_ids=stop_ids),
+        lambda ids: Answer(prefix, stop_ids=stop_ids),
         param="context",
     )
     await asked.submit()
