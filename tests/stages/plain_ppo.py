@@ -114,7 +114,10 @@ class PlainPpo:
         std = math.sqrt(sum((a - mean) ** 2 for a in every) / len(every) + 1e-8)
         white = [[(a - mean) / std for a in advantage] for advantage in advantages]
         if self.settings.pull is not None:
-            self.fit([row for found in looked for row in found[3]], sum(returns, []))
+            self.fit(
+                [row for found in looked for row in found[3]],
+                [value for earned in returns for value in earned],
+            )
             with torch.no_grad():
                 old = [(found[0], torch.stack(found[3]) @ torch.cat(self.head)) for found in looked]
         size = len(answers) // self.settings.mini_batches

@@ -42,8 +42,7 @@ def test_values_are_those_of_the_features_whatever_lies_beside_them(answers, cri
 
 
 def test_a_value_knows_nothing_of_later_tokens(answers, critic):
-    hidden_NAD, mask_NA = answers
-    hidden_SD = torch.from_numpy(hidden_NAD[0]).double().requires_grad_()
+    hidden_SD = torch.from_numpy(answers[0][0]).double().requires_grad_()
     critic(hidden_SD, torch.zeros(10, dtype=torch.long))[4].backward()
     moved_S = hidden_SD.grad.abs().sum(1)
     assert (moved_S[:5] > 0).all()

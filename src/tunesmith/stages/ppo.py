@@ -45,7 +45,7 @@ class PpoConfig(rollouts.RolloutConfig):
     cliprange: float = 0.2
     """How far the ratio to the sampling policy may go."""
     cliprange_value: float | None = None
-    """How far a value may go from what it was when a round began; null: as far as its error says."""
+    """How far a value may go from what it was at a round's begin; null: as its error says."""
     vf_coef: float = 0.1
     """Weight of the critic's loss, which reaches the policy's body too."""
     critic_pull: float | None = 0.3
@@ -162,8 +162,8 @@ class PpoStage(rollouts.RolloutStage):
         """Columns of advantages, by the critic of the rounds before, and what it is to learn.
 
         It learns what was earned from each token on, which is GAE's return with λ = 1: any other
-        holds a part of the critic's own word (VC-PPO, arXiv:2503.01491, "decoupled GAE"). It is fitted
-        after it has been asked: a fit that has seen an answer's reward would explain it away.
+        holds a part of the critic's own word (decoupled GAE, arXiv:2503.01491). It is fitted after
+        it has been asked: a fit that has seen an answer's reward would explain it away.
         """
         from tunesmith.stages.critic_impl import features
 
