@@ -25,7 +25,7 @@ class Settings:
     epochs: int = 2
     mini_batches: int = 2
     rate: float = 1e-3
-    pull: float | None = 0.3
+    pull: float | None = 2.0
     longest: int = 8
     adam_epsilon: float = 1e-4
     max_norm: float = 1.0
@@ -59,11 +59,11 @@ class PlainPpo:
         time = torch.tensor([1.0, 1 - place / self.settings.longest])
         return torch.cat([states[-1], sum(states) / self.settings.longest, time])
 
-    def fit(self, rows, returns) -> None:
+    def fit(self, rows, returns, answers: int) -> None:
         """Ridge regression towards the head as it is, as least squares with rows added."""
         tall, wanted = torch.stack(rows).double(), torch.tensor(returns, dtype=torch.float64)
         old = torch.cat(self.head).detach().double()
-        firm = self.settings.pull * tall.square().sum(0)
+        firm = self.settings.pull * len(old) / answers * tall.square().sum(0)
         firm[-2:] /= 100
         tall = torch.cat([tall, firm.sqrt().diag()])
         wanted = torch.cat([wanted, firm.sqrt() * old])
@@ -117,6 +117,7 @@ class PlainPpo:
             self.fit(
                 [row for found in looked for row in found[3]],
                 [value for earned in returns for value in earned],
+                len(answers),
             )
             with torch.no_grad():
                 old = [(found[0], torch.stack(found[3]) @ torch.cat(self.head)) for found in looked]

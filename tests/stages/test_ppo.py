@@ -35,7 +35,7 @@ def test_it_equals_a_plain_implementation(name, tiny_model, tmp_path, seen):
         lam=own.get("lam", 0.9),
         clip=own.get("cliprange", 0.2),
         clip_value=own.get("cliprange_value"),
-        pull=own.get("critic_pull", 0.3),
+        pull=own.get("critic_pull", 2.0),
         vf_coef=own.get("vf_coef", 0.1),
     )
     stage = {"kind": "ppo", "rewards": LENGTH, "kl_coef": 0.1, "gamma": 0.97, "lam": 0.9,

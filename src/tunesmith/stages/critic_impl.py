@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 FREE = 0.01
 """Constant and time are held so much less firmly than the rest: they follow rising rewards."""
+BLOCK = 8
+"""Answers whose features are made at once: they are four times as large as the states."""
 
 
 class Critic(nn.Module):
@@ -49,38 +51,48 @@ class Critic(nn.Module):
         return hidden_SD @ self.weight + past_S + self.time[0] + self.time[1] * left_S
 
     @torch.no_grad()
-    def fit(self, features_KF: np.ndarray, returns_K: np.ndarray, pull: float) -> None:
+    def fit(
+        self, hidden_NAD: np.ndarray, mask_NA: np.ndarray, returns_NA: np.ndarray, pull: float
+    ) -> None:
         """Least squares on a round, held to the head of the rounds before.
 
-        Minimises Σ (x w − R)² + pull · K · Σ s² (w − w₀)², s the root mean square of a feature and
-        w₀ the head as it is: the steps of a proximal method, so that nothing of earlier rounds is
-        kept but the head itself.
+        Minimises Σ (x w − R)² + pull · (F / N) · K · Σ s² (w − w₀)², s the root mean square of a
+        feature and w₀ the head as it is: the steps of a proximal method, so that nothing of
+        earlier rounds is kept but the head itself. F / N because the tokens of an answer share what
+        it earns: an answer is one observation, of which F features share the explanation.
 
         Args:
-            features_KF: See `features`.
-            returns_K: What was earned from each token on.
+            hidden_NAD: The states that predict the tokens of a round.
+            mask_NA: Which places hold tokens; each row's come first.
+            returns_NA: What was earned from each token on.
             pull: How firmly the head is held.
         """
         parameters = (self.weight, self.past, self.time)
         head_F = torch.cat([p.double().cpu() for p in parameters]).numpy()
-        held_F = pull * len(features_KF) * np.mean(features_KF**2, axis=0)
+        squares_FF, slope_F = np.zeros((len(head_F), len(head_F))), np.zeros(len(head_F))
+        for start in range(0, len(mask_NA), BLOCK):
+            part = slice(start, start + BLOCK)
+            known_KF = features(hidden_NAD[part], mask_NA[part], self.longest)
+            squares_FF += known_KF.T @ known_KF
+            slope_F += known_KF.T @ (returns_NA[part][mask_NA[part]] - known_KF @ head_F)
+        held_F = pull * len(head_F) / mask_NA.any(1).sum() * np.diag(squares_FF)
         held_F[-2:] *= FREE
-        scale_F = np.where(held_F > 0, held_F, 1.0) ** -0.5
-        scaled_KF = features_KF * scale_F
-        wrong_K = returns_K - features_KF @ head_F
-        K, F = scaled_KF.shape
-        if K < F:  # the smaller of two equal systems
-            moved_F = scaled_KF.T @ np.linalg.solve(scaled_KF @ scaled_KF.T + np.eye(K), wrong_K)
-        else:
-            moved_F = np.linalg.solve(scaled_KF.T @ scaled_KF + np.eye(F), scaled_KF.T @ wrong_K)
-        parts = torch.from_numpy(head_F + moved_F * scale_F).split([len(p) for p in parameters])
+        scale_F = np.where(held_F > 0, held_F, 1.0) ** -0.5  # makes the pull the unit matrix
+        scaled_FF = squares_FF * np.outer(scale_F, scale_F) + np.eye(len(head_F))
+        moved_F = np.linalg.solve(scaled_FF, scale_F * slope_F) * scale_F
+        parts = torch.from_numpy(head_F + moved_F).split([len(p) for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.copy_(part)
 
-    def expected(self, features_KF: np.ndarray) -> np.ndarray:
-        """Expected returns from features, shape (K,), float32."""
-        parts = [p.detach().double().cpu() for p in (self.weight, self.past, self.time)]
-        return (features_KF @ torch.cat(parts).numpy()).astype(np.float32)
+    def expected(self, hidden_NAD: np.ndarray, mask_NA: np.ndarray) -> np.ndarray:
+        """Expected returns of a round's tokens, float32, shape (N, A), 0 where there is none."""
+        one, past, time = (
+            p.detach().float().cpu().numpy() for p in (self.weight, self.past, self.time)
+        )
+        so_far_NA = ((hidden_NAD @ past) * mask_NA).cumsum(1, dtype=np.float64) / self.longest
+        left_A = 1.0 - np.arange(mask_NA.shape[1]) / self.longest
+        values_NA = hidden_NAD @ one + so_far_NA + time[0] + time[1] * left_A
+        return (values_NA * mask_NA).astype(np.float32)
 
     def tensors(self) -> dict[str, Tensor]:
         """What multiplies state, sum of states, constant and time; for a file."""

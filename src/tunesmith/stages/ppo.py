@@ -48,9 +48,9 @@ class PpoConfig(rollouts.RolloutConfig):
     """How far a value may go from what it was at a round's begin; null: as its error says."""
     vf_coef: float = 0.1
     """Weight of the critic's loss, which reaches the policy's body too."""
-    critic_pull: float | None = 0.3
-    """The critic is fitted to each round by least squares, held to what it was by this; null:
-    never, it learns by its loss alone."""
+    critic_pull: float | None = 2.0
+    """The critic is fitted to each round by least squares, held to what it was by this, the more
+    the fewer answers a round has; null: never fitted, it learns by its loss alone."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
     normalize_scores: bool = False
@@ -165,18 +165,15 @@ class PpoStage(rollouts.RolloutStage):
         holds a part of the critic's own word (decoupled GAE, arXiv:2503.01491). It is fitted after
         it has been asked: a fit that has seen an answer's reward would explain it away.
         """
-        from tunesmith.stages.critic_impl import features
-
         assert self.critic is not None, "equip makes it"
         config = self.config
-        known_KF = features(hidden_NAD, mask_NA, config.max_completion_length)
-        values_NA = _laid(self.critic.expected(known_KF), mask_NA)
+        values_NA = self.critic.expected(hidden_NAD, mask_NA)
         found, _ = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, config.lam)
         _, earned = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, 1.0)
         explained = advantages.explained_variance(values_NA[mask_NA], earned[mask_NA])
         if config.critic_pull is not None:
-            self.critic.fit(known_KF, earned[mask_NA], config.critic_pull)
-            values_NA = _laid(self.critic.expected(known_KF), mask_NA)
+            self.critic.fit(hidden_NAD, mask_NA, earned, config.critic_pull)
+            values_NA = self.critic.expected(hidden_NAD, mask_NA)
         return {
             "advantages": advantages.whiten(found, mask_NA)[:, None].astype(np.float32),
             "returns": earned[:, None].astype(np.float32),
@@ -244,13 +241,6 @@ class PpoStage(rollouts.RolloutStage):
         super().load_state(state)
         self.kl.value = state["kl_coef"]
         self.moments = advantages.Moments(**state["moments"])
-
-
-def _laid(values_K: np.ndarray, mask_NA: np.ndarray) -> np.ndarray:
-    """Values of tokens as a table of answers, 0 where there is no token."""
-    table_NA = np.zeros(mask_NA.shape, values_K.dtype)
-    table_NA[mask_NA] = values_K
-    return table_NA
 
 
 def _estimate(k1_NA: np.ndarray, estimator: str) -> np.ndarray:
