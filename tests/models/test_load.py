@@ -105,3 +105,10 @@ def test_real_models(shared_data):
     fields = json.loads((path / "config.json").read_text())
     assert found.hf.config.num_hidden_layers == fields["num_hidden_layers"]
     assert sum(p.numel() for p in found.hf.parameters()) == 260_032
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1_240_000_000, "1.24B"), (5_800_000, "5.8M"), (260_032, "260K")]
+)
+def test_counts_in_short(count, text):
+    assert load.in_short(count) == text

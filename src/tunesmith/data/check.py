@@ -260,7 +260,10 @@ def _truncated(data: Dataset, markers: Markers, skipping: bool) -> Finding:
 def _unknown(report: Mapping[str, Any]) -> Finding:
     share = report["unknown"] / max(report["tokens"], 1)
     level: Level = "MAJOR" if share > 0.01 else "MINOR" if share > 0.001 else "OK"
-    return Finding(level, "unknown tokens", f"{share:.2%} of the tokens are unknown")
+    text = f"{share:.2%} of the tokens are unknown"
+    if level == "MAJOR":
+        text += ": choose a model that knows this language, or see `tunesmith model expand-vocab`"
+    return Finding(level, "unknown tokens", text)
 
 
 def _duplicates(data: Dataset, prints: Sequence[bytes], trial: bool) -> Finding:

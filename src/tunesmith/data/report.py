@@ -135,7 +135,7 @@ def judge(report: Mapping[str, Any], config: DataConfig, *, unk: bool) -> None:
             f"{share:.1%} of the tokens are unknown to the tokenizer",
             where=_least_known(report),
             why="the model would learn to write its unknown token",
-            fix="choose a model whose tokenizer knows this language, or extend its vocabulary",
+            fix="choose a model that knows this language, or see `tunesmith model expand-vocab`",
         )
 
 

@@ -12,13 +12,14 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import ConfigError, MissingExtra
 from tunesmith.generation import base
+from tunesmith.generation.threads_impl import Threaded
 from tunesmith.types import Event, Request
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tunesmith.generation")
 JOIN_S = 5.0
 """Longest wait for a thread at the end of the process."""
-WAIT_S = 0.05
-"""Longest a step waits for news."""
 CACHE_BYTES = 2**30
 """Memory for keys and values."""
 LONGEST = 32_768
@@ -39,7 +38,7 @@ ORDER = ("penalties", "temperature", "top_k", "top_p", "min_p", "typ_p")
 """The order in which our own engine applies them."""
 
 
-class LlamacppGenerator:
+class LlamacppGenerator(Threaded):
     """See `TorchGenerator`; what llama.cpp can't do as we mean it is refused.
 
     Args:
@@ -59,6 +58,7 @@ class LlamacppGenerator:
         *,
         max_rows: int = 32,
     ):
+        super().__init__()
         self.tokenizer = tokenizer
         self.path = Path(model)
         facts = _facts(self.path)
@@ -68,9 +68,6 @@ class LlamacppGenerator:
         self.rows = max(1, min(max_rows, room // context))
         self.vocabulary = facts.vocabulary
         self._server = _load(self.path, self.rows, context)
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._stopped: dict[str, threading.Event] = {}
-        self._threads: set[threading.Thread] = set()
         atexit.register(_settle, self._stopped, self._threads)
         less = f" (the file says {facts.context:,})" if context < facts.context else ""
         self.notes = [f"llama.cpp: {self.rows} at once, {context:,} tokens of context each{less}"]
@@ -95,39 +92,6 @@ class LlamacppGenerator:
             raise _refused(what)
         base.check_request(request, context=self.context, vocabulary=self.vocabulary)
 
-    def submit(self, request: Request) -> None:
-        """Takes a request on; see `TorchGenerator.submit`."""
-        self.check(request)
-        if request.id in self._stopped:
-            raise ConfigError("C210", f"a request `{request.id}` is being answered already")
-        stop = self._stopped[request.id] = threading.Event()
-        thread = threading.Thread(target=self._answer, args=(request, stop), daemon=True)
-        self._threads.add(thread)
-        thread.start()
-
-    def cancel(self, id: str) -> None:
-        """Ends a request: its last event comes with a later step; unknown ids are let be."""
-        if id in self._stopped:
-            self._stopped[id].set()
-
-    def step(self) -> list[Event]:
-        """What has come since the last step; waits a moment for the first news."""
-        events = []
-        try:
-            events.append(self._events.get(timeout=WAIT_S if self._stopped else 0.0))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            pass
-        for event in events:
-            if event.finish_reason is not None:
-                self._stopped.pop(event.id, None)
-        return events
-
-    def generate(self, requests: Iterable[Request]) -> dict[str, list[Event]]:
-        """All events of all requests, by id in the order of the requests."""
-        return base.drain(self, requests)
-
     def _answer(self, request: Request, stop: threading.Event) -> None:
         """One request from beginning to end, in its thread."""
         eos = self.tokenizer.eos_id if self.tokenizer is not None else None
@@ -139,7 +103,6 @@ class LlamacppGenerator:
         except Exception as error:  # of the library: one request must not end the others
             _log.warning("llama.cpp failed on a request: %s", error)
         answer.end("cancelled" if stop.is_set() else "error")
-        self._threads.discard(threading.current_thread())
 
 
 class _Answer:

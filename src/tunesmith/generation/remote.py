@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import threading
 import time
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation import base
+from tunesmith.generation.threads_impl import Threaded
 from tunesmith.types import Event, Request, Sampling
 
 if TYPE_CHECKING:
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 RETRIES = 4
 """Tries of a request that has said nothing yet."""
 FIRST_WAIT_S = 0.25
-WAIT_S = 0.05
-"""Longest a step waits for news."""
 # extensions that vLLM and SGLang share: sent only where they say something
 _MORE = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-class RemoteGenerator:
+class RemoteGenerator(Threaded):
     """Answers requests over HTTP, each in a thread of its own; prompts are sent as token ids.
 
     A server tells texts, and token ids only if it knows `return_token_ids` (vLLM does): an event's
@@ -55,6 +53,7 @@ class RemoteGenerator:
     ):
         import httpx2 as httpx
 
+        super().__init__()
         self.url = model.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
@@ -66,9 +65,7 @@ class RemoteGenerator:
             )
         self.name = name or names[0]
         self.names = names
-        self._events: queue.Queue[Event] = queue.Queue()
         self._room = threading.Semaphore(max_rows)
-        self._stopped: dict[str, threading.Event] = {}
         self.notes = [f"remote: {self.url}, {self.name}"]
 
     def _health(self) -> list[str]:
@@ -103,37 +100,6 @@ class RemoteGenerator:
         }
         for what in (what for what, wrong in refused.items() if wrong):
             raise ConfigError("C210", f"a remote engine can't honour `{what}`", fix="leave it")
-
-    def submit(self, request: Request) -> None:
-        """Takes a request on; see `TorchGenerator.submit`."""
-        self.check(request)
-        if request.id in self._stopped:
-            raise ConfigError("C210", f"a request `{request.id}` is being answered already")
-        stop = self._stopped[request.id] = threading.Event()
-        threading.Thread(target=self._answer, args=(request, stop), daemon=True).start()
-
-    def cancel(self, id: str) -> None:
-        """Ends a request: its last event comes with a later step; unknown ids are let be."""
-        if id in self._stopped:
-            self._stopped[id].set()
-
-    def step(self) -> list[Event]:
-        """What has come since the last step; waits a moment for the first news."""
-        events = []
-        try:
-            events.append(self._events.get(timeout=WAIT_S if self._stopped else 0.0))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            pass
-        for event in events:
-            if event.finish_reason is not None:
-                self._stopped.pop(event.id, None)
-        return events
-
-    def generate(self, requests: Iterable[Request]) -> dict[str, list[Event]]:
-        """All events of all requests, by id in the order of the requests."""
-        return base.drain(self, requests)
 
     def _answer(self, request: Request, stop: threading.Event) -> None:
         """One request from beginning to end, in its thread."""

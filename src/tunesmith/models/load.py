@@ -179,8 +179,15 @@ def describe(hf: PreTrainedModel) -> str:
     config = hf.config.get_text_config()
     shape = f"{config.num_hidden_layers}L×{config.hidden_size}"
     count = sum(p.numel() for p in hf.parameters())
-    scaled = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
-    return f"{config.model_type} {shape}  {scaled} params  {str(hf.dtype).removeprefix('torch.')}"
+    dtype = str(hf.dtype).removeprefix("torch.")
+    return f"{config.model_type} {shape}  {in_short(count)} params  {dtype}"
+
+
+def in_short(count: int) -> str:
+    """A count of parameters: `1.24B`, `5.8M`, `260K`."""
+    if count >= 1e9:
+        return f"{count / 1e9:.2f}B"
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}K"
 
 
 def _fresh(model: ModelConfig, dtype, device, seed, vocab_size) -> LoadedModel:
