@@ -72,8 +72,18 @@ def test_a_model_from_scratch_is_counted_by_its_recipe(tiny_model, tmp_path, wei
     made["model"] = {"config": config, "tokenizer": str(tiny_model)}
     made["train"] |= {"max_steps": 1, "save_steps": 1}
     run = compose.train(recipe.from_dict(made))
-    found = memory.parameters_of(f"{run.path}@step-1", "runs/")
-    assert found * 4 / 1e9 == pytest.approx(weights)
+    found = memory.skeleton_of(f"{run.path}@step-1", "runs/")
+    assert sum(p.numel() for p in found.parameters()) * 4 / 1e9 == pytest.approx(weights)
+
+
+def test_a_teacher_reads_with_one_layer_at_a_time(tiny_model, tmp_path):
+    stage = {"kind": "distill", "teacher": str(tiny_model)}
+    taught, alone = (
+        memory.memory(made, model.origin(made), "float32", 100).activations
+        for made in (recipe_of(tiny_model, tmp_path, one) for one in (stage, {"kind": "sft"}))
+    )
+    layers = 2  # of conftest's tiny model, which is its own teacher here
+    assert taught == pytest.approx(alone * (1 + 1 / layers))
 
 
 def test_answers_and_the_limit_on_a_pass(tiny_model, tmp_path):
@@ -97,10 +107,17 @@ def test_answers_and_the_limit_on_a_pass(tiny_model, tmp_path):
 
 
 def test_keys_and_values_are_bounded(tiny_model, tmp_path):
-    made = recipe_of(tiny_model, tmp_path, {**PPO, "max_completion_length": 10**9})
+    long = {**PPO, "max_completion_length": 10**9, "critic_pull": None}
+    made = recipe_of(tiny_model, tmp_path, long)
     need = memory.memory(made, model.origin(made), "float32", 100)
     assert need.answers == pytest.approx(2**30 / 1e9)
     made = recipe_of(tiny_model, tmp_path, PPO, data={"max_length": 100})
     need = memory.memory(made, model.origin(made), "float32", 100)
     layers, heads, size = 2, 2, 8  # of conftest's tiny model
-    assert need.answers == pytest.approx(32 * 108 * layers * 2 * heads * size * 4 / 1e9)
+    cached = 32 * 108 * layers * 2 * heads * size * 4
+    width, tokens = 32, 4 * 8  # four prompts, eight tokens each
+    fitted = 4 * width * tokens + 3 * 8 * (2 * width + 2) ** 2
+    assert need.answers == pytest.approx((cached + fitted) / 1e9)
+    made = recipe_of(tiny_model, tmp_path, {**PPO, "critic_pull": None}, data={"max_length": 100})
+    need = memory.memory(made, model.origin(made), "float32", 100)
+    assert need.answers == pytest.approx(cached / 1e9)

@@ -211,3 +211,49 @@ def test_grpo(loss_type, tiny_model, scene, tmp_path):
         loss_of = lambda step, t=trainer, b=laid: t._compute_loss(t.model, dict(b))
         peer[dtype] = sequence(loss_of, trainer.model.parameters(), STEPS)
     compare(own, peer)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def compare_gradients(ours: dict, theirs: dict) -> None:
+    """Gradients of both in both types, as relative norms of differences."""
+    truth = ours[torch.float64]
+    apart = lambda a, b: float((a.double() - b.double()).norm() / truth.norm())
+    exact = apart(theirs[torch.float64], truth)
+    own, peer = (apart(found[torch.float32], truth) for found in (ours, theirs))
+    between = apart(ours[torch.float32], theirs[torch.float32])
+    print(f"float64: {exact:.0e} apart; float32: we err by {own:.1e}, TRL by {peer:.1e}, "
+          f"{between:.1e} apart")  # fmt: skip
+    assert exact <= EXACT
+    assert max(own, between) <= SINGLE
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("grpo", {"loss_type": name, "beta": beta, "epsilon": 0.2, "epsilon_high": 0.28})
+     for name in ("grpo", "dapo", "dr_grpo", "bnpo") for beta in (0.0, 0.2)]
+    + [("rloo", {"beta": 0.0, "epsilon": 0.2})],
+)  # fmt: skip
+def test_gradients_of_rollouts(kind, fields, tiny_model, scene, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    items, columns, _ = scene
+    pair = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}[kind]
+    own, peer = {}, {}
+    for dtype in DTYPES:
+        stage = stage_of(
+            tiny_model, kind, num_generations=3, num_iterations=2,
+            max_completion_length=rollouts.LONGEST, **fields,
+        )  # fmt: skip
+        model = LanguageModel(model_in(tiny_model, dtype))
+        model.requires_grad_(True)
+        batch = collate_items(items, columns=columns, share_prompts=True)
+        total(stage.loss(model, batch), batch.units).backward()
+        own[dtype] = rollouts.flat(model)
+        trainer = rollouts.trainer_of(*pair, tiny_model, tmp_path, **fields)
+        trainer.model.to(dtype).train()
+        laid = rollouts.padded(items, columns, dtype)
+        trainer._compute_loss(trainer.model, laid).backward()
+        peer[dtype] = rollouts.flat(trainer.model)
+    compare_gradients(own, peer)

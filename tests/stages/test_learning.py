@@ -87,13 +87,16 @@ def test_ppo_raises_the_count_of_a_word_on_a_leash(shared_data, tmp_path, monkey
                 "on_health": "stop",
             },
             data={"train": str(file), "template": "vanilla"},
-            train={"max_steps": 40, "per_device_train_batch_size": 32},
+            train={"max_steps": 24, "per_device_train_batch_size": 32},
             optim={"learning_rate": 3e-4, "adam_epsilon": 1e-8},
         )
     )  # fmt: skip
     kl = [line["answer_kl"] for line in run.metrics() if "answer_kl" in line]
+    explained = [line["explained_variance"] for line in run.metrics() if "loss" in line]
     before, after = kept[0], kept[-1]
-    print(f"count {before.mean():.3f} → {after.mean():.3f}, KL {kl[-1]:.1f} nats an answer")
+    print(f"count {before.mean():.3f} → {after.mean():.3f}, KL {kl[-1]:.1f} nats an answer, the "
+          f"critic explains {explained[-1]:.0%}")  # fmt: skip
     assert run.info()["state"] == "done"
     assert max(kl) < limit
+    assert explained[-1] > 0.2
     assert standard_errors(before, after) >= 3

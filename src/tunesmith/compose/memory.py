@@ -48,7 +48,7 @@ class Memory:
     beside: float = 0.0
     """Other models: of rewards, a teacher, the copy of trained weights that is the reference."""
     answers: float = 0.0
-    """Keys and values of answers that are being sampled."""
+    """Keys and values of answers that are being sampled; what PPO's critic is fitted to."""
     logits: float = LOGITS_GB
     process: float = PROCESS_GB
 
@@ -82,16 +82,21 @@ def memory(
     frozen = sum(p.numel() for p in parameters) - trained
     held = BYTES[build.memory_dtype(recipe, dtype)]
     wide = 4 if recipe.train.master_weights else BYTES[dtype]
-    beside = sum(parameters_of(spec, recipe.output.dir) for spec in other_models(recipe))
+    others = {spec: skeleton_of(spec, recipe.output.dir) for spec in other_models(recipe)}
+    beside = sum(p.numel() for spec in other_models(recipe) for p in others[spec].parameters())
+    activations = activation_bytes(skeleton.config, recipe, BYTES[dtype])
+    teacher = others.get(vars(recipe.stage).get("teacher", ""))
+    if teacher is not None:  # it reads while the student's activations are kept, and keeps none
+        activations += BYTES[dtype] * layer_numbers(teacher.config)
     copied = trained * wide if _copies_reference(stage, tuner) else 0
     cached = min(cache_bytes(skeleton.config, BYTES[dtype]) * _held_tokens(recipe), CACHE_BYTES)
     return Memory(
         weights=(frozen * held + trained * wide) / 1e9,
         gradients=trained * wide / 1e9,
         optimizer=2 * trained * wide / 1e9,
-        activations=activation_bytes(skeleton.config, recipe, BYTES[dtype]) * longest_batch / 1e9,
+        activations=activations * longest_batch / 1e9,
         beside=(beside * BYTES[dtype] + copied) / 1e9,
-        answers=cached / 1e9,
+        answers=(cached + critic_bytes(skeleton.config, recipe)) / 1e9,
     )
 
 
@@ -102,8 +107,8 @@ def other_models(recipe: Recipe) -> list[str]:
     return [*found, stage["teacher"]] if stage.get("teacher") else found
 
 
-def parameters_of(spec: str, root: str) -> int:
-    """Parameters of a model by name, adapters merged, from shapes alone.
+def skeleton_of(spec: str, root: str) -> Any:
+    """A model by name, adapters merged, without weights.
 
     Raises:
         EnvironmentFault: E201, no such model.
@@ -113,7 +118,7 @@ def parameters_of(spec: str, root: str) -> int:
     if not found.base and found.checkpoint is not None:  # of a model from scratch
         config = model.run_recipe(found.checkpoint).model
         start = model.Origin(None, Path(), "")
-    return sum(p.numel() for p in model.skeleton(start, config).parameters())
+    return model.skeleton(start, config)
 
 
 def _copies_reference(stage: Stage | None, tuner: Any) -> bool:
@@ -140,20 +145,36 @@ def _held_tokens(recipe: Recipe) -> int:
 def activation_bytes(config: Any, recipe: Recipe, size: int) -> float:
     """Bytes kept for the backward pass, a token.
 
-    A decoder layer keeps its two norm inputs and outputs (4 D), q, k, v and the attention output
-    (2 D + 2 D_kv), and gate, up and their product (3 F); checkpointing keeps one D a layer and one
-    layer's worth while it is recomputed.
+    Checkpointing keeps one D a layer and one layer's worth while it is recomputed.
     """
+    shape = config.get_text_config()
+    layers, layer = shape.num_hidden_layers, layer_numbers(config)
+    if recipe.train.activation_checkpointing:
+        return size * (layers * shape.hidden_size + layer)
+    return size * layers * layer
+
+
+def layer_numbers(config: Any) -> float:
+    """Numbers that a decoder layer makes of a token: its two norm inputs and outputs (4 D), q, k, v
+    and the attention output (2 D + 2 D_kv), and gate, up and their product (3 F)."""
     shape = config.get_text_config()
     width = shape.hidden_size
     inner = vars(shape).get("intermediate_size") or 4 * width
     heads = shape.num_attention_heads
     shared = (vars(shape).get("num_key_value_heads") or heads) / heads
-    layer = (6 + 2 * shared) * width + 3 * inner
-    layers = shape.num_hidden_layers
-    if recipe.train.activation_checkpointing:
-        return size * (layers * width + layer)
-    return size * layers * layer
+    return (6 + 2 * shared) * width + 3 * inner
+
+
+def critic_bytes(config: Any, recipe: Recipe) -> int:
+    """Bytes of what PPO fits its critic to: the states of a round's tokens in float32, and three
+    systems of 2 D + 2 numbers in float64; 0 for other stages."""
+    stage = vars(recipe.stage)
+    if stage["kind"] != "ppo" or stage["critic_pull"] is None:
+        return 0
+    width, train = config.get_text_config().hidden_size, recipe.train
+    prompts = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    tokens = prompts * stage["num_mini_batches"] * stage["max_completion_length"]
+    return 4 * tokens * width + 3 * 8 * (2 * width + 2) ** 2
 
 
 def largest_batch(recipe: Recipe, dataset: Any) -> int:

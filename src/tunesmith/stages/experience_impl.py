@@ -130,13 +130,14 @@ def _sampled(asking: Asking, example: Example, events: list[Event]) -> Sampled:
 
 
 Measure = Callable[[Batch], tuple[Any, dict[str, Tensor]]]
-"""(token log-probabilities that say where, values of the tokens by name, (S,) each)."""
+"""(token log-probabilities that say where, values of the tokens by name, (S, …) each)."""
 
 
 def measured(
     run: Any, made: Round, measure: Measure, within: AbstractContextManager | None = None
 ) -> dict[str, np.ndarray]:
-    """Values of all tokens of a round, in evaluation mode; float32, shape (P, G, A), 0 beyond.
+    """Values of all tokens of a round, in evaluation mode; float32, 0 beyond, of shape (P, G, A)
+    and, where a token's value has parts, theirs.
 
     Args:
         run: The run in hand.
@@ -155,10 +156,11 @@ def measured(
             example_S = example_of(tokens, batch)
             places = example_S.cpu().numpy(), place_in(example_S).cpu().numpy()
             for name, values_S in values.items():
-                table = np.zeros((len(micro) * shape[1], shape[2]), np.float32)
+                parts = tuple(values_S.shape[1:])
+                table = np.zeros((len(micro) * shape[1], shape[2], *parts), np.float32)
                 table[places] = values_S.float().cpu().numpy()
-                column = found.setdefault(name, np.zeros(shape, np.float32))
-                column[micro] = table.reshape(len(micro), *shape[1:])
+                column = found.setdefault(name, np.zeros((*shape, *parts), np.float32))
+                column[micro] = table.reshape(len(micro), *shape[1:], *parts)
     run.model.train(training)
     return found
 

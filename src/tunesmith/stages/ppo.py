@@ -44,13 +44,13 @@ class PpoConfig(rollouts.RolloutConfig):
     """GAE: 0 trusts the critic, 1 what was seen."""
     cliprange: float = 0.2
     """How far the ratio to the sampling policy may go."""
-    cliprange_value: float | None = 0.2
-    """How far a value may go from what it was in a round; null: as far as its error says. Returns
-    that rise faster than this leave the critic behind."""
+    cliprange_value: float | None = None
+    """How far a value may go from what it was at a round's begin; null: as its error says."""
     vf_coef: float = 0.1
-    """Weight of the critic's loss."""
-    critic_rate: float = 1.0
-    """How many times faster than the rest the critic follows the mean of the returns."""
+    """Weight of the critic's loss, which reaches the policy's body too."""
+    critic_pull: float | None = 2.0
+    """The critic is fitted to each round by least squares, held to what it was by this, the more
+    the fewer answers a round has; null: never fitted, it learns by its loss alone."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy, which keeps it curious; 0: not computed."""
     normalize_scores: bool = False
@@ -90,7 +90,9 @@ class PpoStage(rollouts.RolloutStage):
             columns.within(name, vars(config)[name], vars(config)[name] >= 1, "at least 1")
         reach = config.cliprange_value
         columns.within("cliprange_value", reach or 0.0, reach is None or reach > 0, "above 0")
-        for name in ("cliprange", "kl_horizon", "critic_rate"):
+        pull = config.critic_pull
+        columns.within("critic_pull", pull or 0.0, pull is None or pull > 0, "above 0")
+        for name in ("cliprange", "kl_horizon"):
             columns.within(name, vars(config)[name], vars(config)[name] > 0, "above 0")
         for name in ("gamma", "lam"):
             columns.within(name, vars(config)[name], 0 <= vars(config)[name] <= 1, "0 to 1")
@@ -111,8 +113,8 @@ class PpoStage(rollouts.RolloutStage):
         config: Any = hf.config
         weight = next(hf.parameters())
         wide = torch.promote_types(weight.dtype, torch.float32)
-        width, rate = config.get_text_config().hidden_size, self.config.critic_rate
-        self.critic = Critic(width, rate, dtype=wide, device=weight.device)
+        width, longest = config.get_text_config().hidden_size, self.config.max_completion_length
+        self.critic = Critic(width, longest, dtype=wide, device=weight.device)
 
     def modules(self) -> dict[str, nn.Module]:
         return {} if self.critic is None else {"value": self.critic}
@@ -124,12 +126,6 @@ class PpoStage(rollouts.RolloutStage):
         assert self.critic is not None, "equip makes it"
         save_file(self.critic.tensors(), path / "value.safetensors", metadata={"format": "pt"})
 
-    def values(self, hidden_SD: Tensor, example_S: Tensor) -> Tensor:
-        """What the critic expects before each token, shape (S,)."""
-        assert self.critic is not None, "equip makes it"
-        left_S = 1.0 - columns.place_in(example_S) / self.config.max_completion_length
-        return self.critic(hidden_SD, left_S)
-
     # ------------------------------------------------------------ rounds
 
     def learn(self, run: Any, made: Round, answers: list[Answer]) -> None:
@@ -139,7 +135,7 @@ class PpoStage(rollouts.RolloutStage):
         scores = self.scores(answers)
         made.columns |= columns.columns_of(answers, scores, (count, 1))
         measured = experience.measured(run, made, self._measure(run))
-        old_NA, values_NA = (measured[name][:, 0] for name in ("logprobs", "values"))
+        old_NA, hidden_NAD = (measured[name][:, 0] for name in ("logprobs", "hidden"))
         mask_NA = experience.mask_of(made)[:, 0]
         kl_NA = np.zeros_like(old_NA)
         if self.needs_reference:
@@ -147,28 +143,48 @@ class PpoStage(rollouts.RolloutStage):
             kl_NA = old_NA - reference[:, 0]
         rewards_NA = -self.kl.value * _estimate(kl_NA, config.kl_estimator) * mask_NA
         rewards_NA[np.arange(count), mask_NA.sum(1) - 1] += self._scaled(scores.total_N, answers)
-        found = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, config.lam)
         kl = float(kl_NA.sum(1).mean())
         made.columns |= {
-            "advantages": advantages.whiten(found[0], mask_NA)[:, None].astype(np.float32),
-            "returns": found[1][:, None].astype(np.float32),
+            **self._criticise(hidden_NAD, rewards_NA, mask_NA),
             "old_logprobs": old_NA[:, None],
-            "old_values": values_NA[:, None],
             "answer_kl": kl_NA.sum(1)[:, None],
             "kl_coef": np.full((count, 1), self.kl.value, np.float32),
         }
-        explained = advantages.explained_variance(values_NA[mask_NA], found[1][mask_NA])
-        made.columns["explained_variance"] = np.full((count, 1), explained, np.float32)
         length = float(np.mean([one.tokens for one in answers]))
+        explained = float(made.columns["explained_variance"][0, 0])
         seen = explained if made.number else None  # the first round's critic is all zeros
         self.health.round(run.step, length, kl if self.needs_reference else None, seen)
         self.kl.update(kl, count)
 
+    def _criticise(
+        self, hidden_NAD: np.ndarray, rewards_NA: np.ndarray, mask_NA: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Columns of advantages, by the critic of the rounds before, and what it is to learn.
+
+        It learns what was earned from each token on, which is GAE's return with λ = 1: any other
+        holds a part of the critic's own word (decoupled GAE, arXiv:2503.01491). It is fitted after
+        it has been asked: a fit that has seen an answer's reward would explain it away.
+        """
+        assert self.critic is not None, "equip makes it"
+        config = self.config
+        values_NA = self.critic.expected(hidden_NAD, mask_NA)
+        found, _ = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, config.lam)
+        _, earned = advantages.gae(rewards_NA, values_NA, mask_NA, config.gamma, 1.0)
+        explained = advantages.explained_variance(values_NA[mask_NA], earned[mask_NA])
+        if config.critic_pull is not None:
+            self.critic.fit(hidden_NAD, mask_NA, earned, config.critic_pull)
+            values_NA = self.critic.expected(hidden_NAD, mask_NA)
+        return {
+            "advantages": advantages.whiten(found, mask_NA)[:, None].astype(np.float32),
+            "returns": earned[:, None].astype(np.float32),
+            "old_values": values_NA[:, None],
+            "explained_variance": np.full((len(mask_NA), 1), explained, np.float32),
+        }
+
     def _measure(self, run: Any) -> Any:
         def measure(batch: Batch) -> tuple[Any, dict[str, Tensor]]:
             tokens, hidden_SD = run.model.score(batch, temperature=self.config.temperature)
-            values_S = self.values(hidden_SD, columns.example_of(tokens, batch))
-            return tokens, {"logprobs": tokens.logprobs_S, "values": values_S}
+            return tokens, {"logprobs": tokens.logprobs_S, "hidden": hidden_SD}
 
         return measure
 
@@ -193,7 +209,8 @@ class PpoStage(rollouts.RolloutStage):
         column = lambda name: columns.on_tokens(batch, name, example_S, logprobs_S)
         reach = config.cliprange, config.cliprange
         found = policy.clipped(logprobs_S, column("old_logprobs"), column("advantages"), *reach)
-        values_S = self.values(hidden_SD, example_S).to(logprobs_S.dtype)
+        assert self.critic is not None, "equip makes it"
+        values_S = self.critic(hidden_SD, example_S).to(logprobs_S.dtype)
         errors_S = policy.clipped_values(
             values_S, column("old_values"), column("returns"), config.cliprange_value
         )

@@ -50,27 +50,28 @@ class RlooStage(GrpoStage):
         made.columns["advantages"] = found_PG.astype(np.float32)
 
     def policy_loss(self, model: Any, batch: Batch) -> Loss:
+        import torch
+
         from tunesmith.losses import policy
 
         tokens, _ = model.score(batch, temperature=self.config.temperature)
         example_S = columns.example_of(tokens, batch)
         logprobs_S, weights_S = tokens.logprobs_S, tokens.weights_S
-        advantages_N = batch.extra["advantages"].flatten().to(logprobs_S.dtype)
-        total = lambda values_S: values_S.new_zeros(len(advantages_N)).index_add(
-            0, example_S, values_S
-        )
+        advantages_N = batch.extra["advantages"].flatten().double()
+        # In float64: such sums are large, and their difference counts. TRL errs by 7e-6, float32
+        # by 2e-5 (tests/parity/test_float64.py).
+        wide_N = logprobs_S.new_zeros(len(advantages_N), dtype=torch.float64)
+        total = lambda values_S: wide_N.index_add(0, example_S, values_S.double())
         old_S = logprobs_S.detach()
         if "old_logprobs" in batch.extra and self.rounds() != (1, 1):
             old_S = columns.on_tokens(batch, "old_logprobs", example_S, logprobs_S)
         found = policy.clipped(
             total(logprobs_S), total(old_S), advantages_N, self.config.epsilon, self._epsilon_high
         )
-        ones_N = total(weights_S.to(logprobs_S.dtype)) / total(
-            weights_S.ne(0).to(logprobs_S.dtype)
-        ).clamp(min=1)
+        ones_N = total(weights_S) / total(weights_S.ne(0)).clamp(min=1)
         over_answers = lambda values_N: Term((ones_N * values_N).sum(), "segments")
         metrics = {
-            "clip_share": over_answers(found.clipped_S.to(logprobs_S.dtype)),
+            "clip_share": over_answers(found.clipped_S.double()),
             "ratio": over_answers(found.ratio_S.detach()),
         }
         terms = {"policy": over_answers(found.losses_S)}
