@@ -143,10 +143,9 @@ def _name_base(path: Path, run: Any, origin: Any) -> None:
     source = origin.source
     if source is not None:
         config["base_model_name_or_path"] = str(source.top or source.base)
-    if _is_chained(origin):
-        config["base_model_name_or_path"] = (
-            f"an adapter itself: tunesmith merge {source.spec} first"
-        )
+    if source is not None and _is_chained(origin):
+        why = f"an adapter itself: tunesmith merge {source.spec} first"
+        config["base_model_name_or_path"] = why
     _write_json(path, config)
 
 

@@ -8,6 +8,7 @@ thread of its own that waits for llama.cpp's continuous batching.
 from __future__ import annotations
 
 import atexit
+import importlib
 import logging
 import queue
 import secrets
@@ -215,7 +216,7 @@ def _facts(path: Path) -> _Facts:
 
 def _load(path: Path, rows: int, context: int) -> Any:
     try:
-        import xllamacpp  # type: ignore[import-not-found]
+        xllamacpp: Any = importlib.import_module("xllamacpp")  # a compiled one, without types
     except ImportError:
         raise MissingExtra("xllamacpp", "gguf", "a GGUF model") from None
     params = xllamacpp.CommonParams()
