@@ -8,7 +8,6 @@ thread of its own that waits for llama.cpp's continuous batching.
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import queue
 import secrets
@@ -216,17 +215,18 @@ def _facts(path: Path) -> _Facts:
 
 def _load(path: Path, rows: int, context: int) -> Any:
     try:
-        xllamacpp: Any = importlib.import_module("xllamacpp")  # a compiled one, without types
+        import xllamacpp  # type: ignore[import-not-found]
     except ImportError:
         raise MissingExtra("xllamacpp", "gguf", "a GGUF model") from None
-    params = xllamacpp.CommonParams()
+    library: Any = xllamacpp  # compiled, without types
+    params = library.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.n_ctx = rows, rows * context
     params.warmup, params.verbosity = False, -1
     # Its own HTTP server can't be left out: on loopback, closed by a key that nobody has.
     params.api_keys, params.ui, params.endpoint_slots = [secrets.token_urlsafe(32)], False, False
     try:
-        server = xllamacpp.Server(params)
+        server = library.Server(params)
         # One that is taken down before its loop runs never ends; and a file may load and not work.
         said = server.handle_completions({"prompt": [0], "n_predict": 1, "cache_prompt": False})
     except RuntimeError as error:
