@@ -265,3 +265,23 @@ def test_train_resume_refuses_a_recipe_that_has_changed(here, tiny_model, capsys
     Path("recipe.yaml").write_text(json.dumps(recipe))
     assert main(["train", "recipe.yaml", "--resume", "first"]) == 2
     assert "can't change optim.learning_rate" in capsys.readouterr().err
+
+
+def test_resume_refuses_a_recipe_that_was_edited_in_the_run(here, tiny_model, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(8)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    Path("recipe.yaml").write_text(
+        f"model: {tiny_model}\ndata: rows.jsonl\ntrain: {{max_steps: 2, seed: 1}}\n"
+        "optim: {lr_scheduler_type: constant, learning_rate: 1e-4}\noutput: {name: first}\n"
+    )
+    tunesmith("train", "recipe.yaml", "train.seed=7")
+    own = Path("runs/first/recipe.yaml")
+    text = own.read_text()
+    own.write_text("# what a comment says changes nothing, nor does what was overridden\n" + text)
+    tunesmith("resume", "first", "train.max_steps=3")
+    assert metrics("first")[-1]["step"] == 3
+    own.write_text(text.replace("1e-4", "1e-3"))
+    assert main(["resume", "first", "train.max_steps=4"]) == 2
+    assert "can't change optim.learning_rate" in capsys.readouterr().err
+    own.unlink()
+    tunesmith("resume", "first", "train.max_steps=4")

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import platform, recipe as recipes
-from tunesmith.compose import artefacts, build, data, memory, model, rewarding, stopping
+from tunesmith.compose import artefacts, build, data, edited, memory, model, rewarding, stopping
 from tunesmith.compose.display import Display, Logged
-from tunesmith.errors import ConfigError, RunError
+from tunesmith.errors import RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
 from tunesmith.types import Stage
-
-LENGTHS = "Its learning rate depends on its length; under `constant`, lengths may change."
 
 
 def train(recipe: Recipe, *, display: Display | None = None, text: str | None = None) -> RunDir:
@@ -47,6 +45,7 @@ def train(recipe: Recipe, *, display: Display | None = None, text: str | None = 
         name=recipe.output.name,
         resolved=recipes.dump(recipe, recipes.origins(recipe)),
     )
+    edited.note(directory, recipe)
     return _execute(ready, directory, display, resuming=False)
 
 
@@ -76,15 +75,9 @@ def resume(
     recipe = recipes.load(written, overrides, environ={})
     if given is not None:
         recipe = data.pinned(data.named(given, display.line))
-    changed = recipes.differences(recipes.to_dict(before), recipes.to_dict(recipe))
-    if changed:
-        raise ConfigError(
-            "C190",
-            f"a resumed run can't change {', '.join(changed)}",
-            where=written,
-            why=LENGTHS if set(changed) & set(recipes.LENGTH) else "",
-            fix="start a new run (model.path=run:… continues from its weights)",
-        )
+    else:
+        edited.check(directory, before, display.line)
+    edited.refuse(before, recipe, written)
     check_reports(recipe)
     directory.refuse_if_locked()
     info = directory.info()
