@@ -54,6 +54,15 @@ def test_one_kind_of_damage(tmp_path, raw, kind):
     assert found["rejected"] == 0
 
 
+def test_an_object_over_several_lines_among_others(tmp_path):
+    nested = {**ROW, "history": [["a {", "b }"], ["c", "d"]], "more": {"x": {}}}
+    lines = [LINE, json.dumps(nested, indent=1), LINE, LINE[:20], LINE, "{", '"instruction":']
+    found, rows = mended(tmp_path, "\n".join(lines), "a.jsonl")
+    assert rows == [ROW, nested, ROW, ROW]
+    assert found["repairs"] == {"objects over several lines": 1}
+    assert found["rejected"] == 3
+
+
 def test_chinese_text_is_told_from_european(tmp_path):
     row = {"instruction": "你好，世界", "output": "很好"}
     found, rows = mended(tmp_path, json.dumps(row, ensure_ascii=False).encode("gb18030"))

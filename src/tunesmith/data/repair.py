@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from tunesmith.recipe.sections import DataConfig, Source
 
 LISTED = 1000
 LOOK_AT = 20
+OBJECT_LINES = 1000
+"""Lines that one object may go over among others."""
 
 
 class Rejected(NamedTuple):
@@ -138,7 +141,7 @@ def _objects(
     first = head[-1][1].strip() if head else ""
     rest = itertools.chain(head, numbered)
     if first.startswith("{") and first.rstrip(",").endswith("}"):
-        for number, text in rest:
+        for number, text in _whole(rest, repairs):
             if text.strip():
                 yield from _mended(text, number, path, repairs, rejected)
             else:
@@ -158,6 +161,35 @@ def _objects(
         yield from _mended(text, place, path, repairs, rejected)
     if first.startswith("[") and whole[end:].strip() != "]":
         repairs["end of the array mended"] += 1
+
+
+def _whole(numbered: Iterator[tuple[int, str]], repairs: Counter[str]) -> Iterator[tuple[int, str]]:
+    """Lines, an object that goes over several of them as one.
+
+    One that does not end before another begins, or in so many lines, is left as it is.
+    """
+    held: list[tuple[int, str]] = []
+    for number, text in numbered:
+        if held and (text.startswith("{") or len(held) >= OBJECT_LINES):
+            yield from held
+            held = []
+        if not held and (not text.startswith("{") or text.rstrip(" \t\r,").endswith("}")):
+            yield number, text
+            continue
+        held.append((number, text))
+        whole = "\n".join(line for _, line in held)
+        if text.rstrip(" \t\r,").endswith("}") and _is_object(whole.rstrip(" \t\r,")):
+            repairs["objects over several lines"] += 1
+            yield held[0][0], whole
+            held = []
+    yield from held
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text, strict=False), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _mended(
