@@ -207,6 +207,7 @@ def test_time_left_counts_evaluations_still_to_come(here, tiny_model):
     assert steps[6]["eta_s"] > 0  # the evaluation and the checkpoint of this step are to come
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_exit_1_and_it_goes_on_later(here, tiny_model):
     """RLIMIT_FSIZE stands for the disk: files may grow to so many bytes and no further."""
     rows = [json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) for i in range(24)]
