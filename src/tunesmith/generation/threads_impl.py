@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from tunesmith.errors import ConfigError
@@ -14,7 +15,7 @@ WAIT_S = 0.05
 """Longest a step waits for news."""
 
 
-class Threaded:
+class Threaded(ABC):
     """See `TorchGenerator`. A subclass says what it refuses, and how one request is answered."""
 
     def __init__(self) -> None:
@@ -22,13 +23,13 @@ class Threaded:
         self._stopped: dict[str, threading.Event] = {}
         self._threads: set[threading.Thread] = set()
 
+    @abstractmethod
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, request: Request, stop: threading.Event) -> None:
         """One request from beginning to end, in its thread; its last event tells the reason."""
-        raise NotImplementedError
 
     def submit(self, request: Request) -> None:
         """Takes a request on; see `TorchGenerator.submit`."""
