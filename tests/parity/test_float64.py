@@ -91,11 +91,8 @@ def sequence(loss_of, parameters, steps: int) -> list[float]:
     return found
 
 
-def compare(ours: dict, theirs: dict) -> None:
-    """The sequences of both in both types; see the top of the file."""
-    truth = np.array(ours[torch.float64])
-    assert len({round(loss, 6) for loss in truth}) == len(truth) == STEPS
-    apart = lambda a, b: float(np.max(np.abs(np.array(a) - b) / np.abs(truth)))
+def judge(ours: dict, theirs: dict, truth, apart) -> None:
+    """Equal in float64, and in float32 as close to that and to each other as rounding allows."""
     exact = apart(theirs[torch.float64], truth)
     own, peer = (apart(found[torch.float32], truth) for found in (ours, theirs))
     between = apart(ours[torch.float32], theirs[torch.float32])
@@ -103,6 +100,14 @@ def compare(ours: dict, theirs: dict) -> None:
           f"{between:.1e} apart")  # fmt: skip
     assert exact <= EXACT
     assert max(own, between) <= SINGLE
+
+
+def compare(ours: dict, theirs: dict) -> None:
+    """The sequences of both in both types; see the top of the file."""
+    truth = np.array(ours[torch.float64])
+    assert len({round(loss, 6) for loss in truth}) == len(truth) == STEPS
+    apart = lambda a, b: float(np.max(np.abs(np.array(a) - b) / np.abs(truth)))
+    judge(ours, theirs, truth, apart)
 
 
 def stage_of(tiny_model, kind, **config):
@@ -220,13 +225,7 @@ def compare_gradients(ours: dict, theirs: dict) -> None:
     """Gradients of both in both types, as relative norms of differences."""
     truth = ours[torch.float64]
     apart = lambda a, b: float((a.double() - b.double()).norm() / truth.norm())
-    exact = apart(theirs[torch.float64], truth)
-    own, peer = (apart(found[torch.float32], truth) for found in (ours, theirs))
-    between = apart(ours[torch.float32], theirs[torch.float32])
-    print(f"float64: {exact:.0e} apart; float32: we err by {own:.1e}, TRL by {peer:.1e}, "
-          f"{between:.1e} apart")  # fmt: skip
-    assert exact <= EXACT
-    assert max(own, between) <= SINGLE
+    judge(ours, theirs, truth, apart)
 
 
 @pytest.mark.parametrize(
