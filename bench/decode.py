@@ -120,7 +120,9 @@ def ours(hf: Any, requests: list) -> Any:
         names = [f"{next(count)}" for _ in requests]
         generator._engine.prefixes.forget()  # the warm-up saw the same prompts
         for name, (prompt, length) in zip(names, requests, strict=True):
-            generator.submit(Request(name, tuple(prompt), Sampling(max_tokens=length)))
+            generator.submit(
+                Request(name, tuple(prompt), Sampling(max_tokens=length, logprob=False))
+            )
         answers: dict[str, list[int]] = {name: [] for name in names}
         firsts: dict[str, float] = {}
         left = len(names)

@@ -218,6 +218,9 @@ class Sampling:
     """Subtracted from the logit of a token for each time the answer holds it already."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, added to its logit), before anything else is done to the logits."""
+    logprob: bool = True
+    """Whether each event tells its token's log-probability; it takes time, and a greedy answer on
+    a CPU is faster without."""
     top_logprobs: int = 0
     """So many likeliest tokens are told with each event."""
     seed: int = 0
@@ -242,7 +245,8 @@ class Event:
 
     id: str
     token: int
-    logprob: float
+    logprob: float | None
+    """Of the model's own distribution; None if nobody asked, or the engine can't tell."""
     text_delta: str
     finish_reason: str | None = None
     top: tuple[tuple[int, float], ...] = ()

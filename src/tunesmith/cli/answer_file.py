@@ -89,7 +89,9 @@ class AnswerFile:
 def made_with(voice: Any, **more: Any) -> dict[str, Any]:
     """What answers depend on, for `AnswerFile`."""
     told = {"model": voice.loaded.description, "dtype": voice.dtype}
-    return {**told, **voice.cache, **dataclasses.asdict(voice.sampling), **more}
+    sampling = dataclasses.asdict(voice.sampling)
+    del sampling["logprob"]  # changes no answer
+    return {**told, **voice.cache, **sampling, **more}
 
 
 def answer_all(

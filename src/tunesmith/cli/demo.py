@@ -134,7 +134,7 @@ def answers(spec: str, questions: list[str], root: str) -> list[str]:
     loaded = compose.load(spec, root=root)
     template = loaded.template
     stops = tuple(sorted({*template.stop_ids, loaded.tokenizer.eos_id} - {None}))
-    sampling = Sampling(max_tokens=MAX_TOKENS, stop_ids=stops)
+    sampling = Sampling(max_tokens=MAX_TOKENS, stop_ids=stops, logprob=False)
     requests = []
     for at, question in enumerate(questions):
         ids = template.prompt_ids(Conversation((Message.of("user", question),)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +59,7 @@ def command(
     voice = Voice.load(model, sampling or {})
     ids = [question.ids(voice, raw, system) for question in questions]
     if input is None and output_ is None:
+        voice.sampling = replace(voice.sampling, logprob=json)
         _one(voice, questions[0], voice.request("answer", ids[0]), json)
         return
     told = made_with(voice, raw=raw, system=system, schema=voice.schema)

@@ -29,7 +29,7 @@ def sampler(
     """
     tokenizer = template.tokenizer
     stops = tuple(sorted({*template.stop_ids, tokenizer.eos_id} - {None}))
-    sampling = Sampling(max_tokens=MAX_TOKENS, stop_ids=stops)
+    sampling = Sampling(max_tokens=MAX_TOKENS, stop_ids=stops, logprob=False)
     examples = [dataset[i][0] for i in range(min(count, len(dataset)))]
     borders = [border(example) for example in examples]
 

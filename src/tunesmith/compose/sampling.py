@@ -11,7 +11,10 @@ from tunesmith.types import Sampling
 
 
 def defaults(template: Any, path: Path | None) -> Sampling:
-    """How a model samples unless told: as its generation config says; greedy where it is silent."""
+    """How a model samples unless told: as its generation config says; greedy where it is silent.
+
+    Log-probabilities are not told.
+    """
     config = _generation_config(path)
     names = {"repetition_penalty"}
     if config.get("do_sample"):
@@ -22,7 +25,8 @@ def defaults(template: Any, path: Path | None) -> Sampling:
     stops = {*template.stop_ids, template.tokenizer.eos_id}
     stops |= set(ends if isinstance(ends, list) else [ends])
     stop = tuple(template.stop_strings)
-    return Sampling(**advised, stop=stop, stop_ids=tuple(sorted(stops - {None})))
+    stop_ids = tuple(sorted(stops - {None}))
+    return Sampling(**advised, stop=stop, stop_ids=stop_ids, logprob=False)
 
 
 def numbers(model: Any) -> tuple[str, ...]:

@@ -45,9 +45,11 @@ class CompiledStep:
         self.step = torch.compile(self.graph, fullgraph=True, dynamic=False)
         self._try()
 
-    def __call__(self, token: int, position: int, lane: Lane, row: int) -> Tensor:
+    def __call__(
+        self, token: int, position: int, lane: Lane, row: int, greedy: bool = False
+    ) -> Tensor:
         if position >= self.reach or self.layers[-1] not in lane.keys:
-            return self.single(token, position, lane, row)
+            return self.single(token, position, lane, row, greedy)
         keys = [lane.keys[layer][row : row + 1] for layer in self.layers]
         values = [lane.values[layer][row : row + 1] for layer in self.layers]
         for table in (*keys, *values):

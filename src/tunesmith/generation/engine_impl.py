@@ -9,7 +9,6 @@ position.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,7 +20,7 @@ from tunesmith.generation.draft_impl import Draft
 from tunesmith.generation.lanes_impl import Lanes
 from tunesmith.generation.model_impl import Forward, context_length, evaluating, token_bytes
 from tunesmith.generation.prefix_impl import BLOCK, Prefixes
-from tunesmith.generation.rows_impl import Row, check, drafts, events_of, row_of
+from tunesmith.generation.rows_impl import Row, check, drafts, events_of, plain, row_of
 from tunesmith.generation.sampling_impl import choose, likeliest
 from tunesmith.generation.sinks_impl import FIRST, Sinks, no_window
 from tunesmith.generation.step_impl import Piece, StepPlan
@@ -222,7 +221,8 @@ class Engine:
             wanted += range(last - len(found[at][2]) - 1, last)
         adapters = [(plan.begins[at], len(pieces[at].ids), found[at][0].request.adapter)
                     for at in plan.order]  # fmt: skip
-        logits_SV = self.forward(plan, wanted, adapters)
+        greedy = all(plain(found[at][0]) for at in asked)
+        logits_SV = self.forward(plan, wanted, adapters, greedy)
         plan.advance(pieces)
         if not asked:
             return []
@@ -258,7 +258,7 @@ class Engine:
         """After an event: forgets wrong guesses, keeps new beginnings, lets a finished row go."""
         assert row.place is not None
         row.place.length = min(row.place.length, len(row.ids) - 1 - row.forgotten)
-        broken = last.finish_reason == "error" or math.isnan(last.logprob)
+        broken = last.finish_reason == "error"
         whole = not broken and not row.forgotten
         if row.fresh and whole:
             self.prefixes.keep(row.names, row.place)

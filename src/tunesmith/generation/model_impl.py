@@ -39,7 +39,7 @@ class Forward:
         self.adapters: dict[str, Mapping[str, Delta]] = {}
         self.decoder: Decoder | None = None
         self.alone: Any = None
-        """What computes a token that is alone: (id, position, lane, row) → logits; or None."""
+        """What computes a token that is alone, called as `Single`; or None."""
         self.compiler: Callable[[Decoder], Any] | None = None
         """Makes `alone` of a decoder, if it is to be compiled."""
         self._print: Any = None
@@ -105,7 +105,11 @@ class Forward:
         return add
 
     def __call__(
-        self, plan: StepPlan, wanted: list[int], adapters: Sequence[tuple[int, int, str | None]]
+        self,
+        plan: StepPlan,
+        wanted: list[int],
+        adapters: Sequence[tuple[int, int, str | None]],
+        greedy: bool = False,
     ) -> Tensor:
         """Logits of the tokens at `wanted`, shape (S, V).
 
@@ -113,11 +117,12 @@ class Forward:
             plan: The step.
             wanted: Places in it, ascending; may be empty.
             adapters: (first, count, adapter) of its pieces, in the step's order.
+            greedy: Only the best word of each is asked for: others' logits may be −∞.
         """
         if self.alone is not None and wanted:
             token = plan.single()
             if token is not None and all(name is None for _, _, name in adapters):
-                return self.alone(*token)
+                return self.alone(*token, greedy)
         device = self.hf.device
         ids_T = torch.tensor(plan.ids, device=device)
         positions_T = torch.tensor(plan.positions, device=device)

@@ -105,6 +105,14 @@ def check(request: Request, engine: Any) -> None:
         )
 
 
+def plain(row: Row) -> bool:
+    """Whether the best word is all that is asked for: what the other words score is no matter."""
+    s = row.request.sampling
+    touched = s.temperature or s.logprob or s.top_logprobs or s.logit_bias
+    penalised = s.repetition_penalty != 1 or s.presence_penalty or s.frequency_penalty
+    return not (touched or penalised or row.request.constraint)
+
+
 def drafts(row: Row, count: int) -> list[int]:
     """What followed when the last tokens were there before (prompt lookup, arXiv:2304.04487).
 
@@ -127,7 +135,7 @@ def events_of(
     row: Row,
     guessed: Sequence[int],
     tokens: Sequence[int],
-    logprobs: Sequence[float],
+    logprobs: Sequence[float | None],
     tops: Sequence[tuple[tuple[int, float], ...]],
 ) -> list[Event]:
     """Events of a row's new tokens, as far as what was guessed before each was right."""
@@ -140,9 +148,11 @@ def events_of(
     return events
 
 
-def event_of(row: Any, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Event:
+def event_of(
+    row: Any, token: int, logprob: float | None, top: tuple[tuple[int, float], ...]
+) -> Event:
     """What a new token means for its row: text that is certain, and whether the answer ends."""
-    if math.isnan(logprob):
+    if logprob is not None and math.isnan(logprob):
         return Event(row.request.id, token, logprob, row.text.finish()[0], "error")
     row.ids.append(token)
     if token in row.request.sampling.stop_ids:

@@ -25,7 +25,7 @@ def choose(
     histories: Sequence[Sequence[int]],
     begins: Sequence[int] | None = None,
     allowed: Sequence[Sequence[int] | None] | None = None,
-) -> tuple[list[int], list[float]]:
+) -> tuple[list[int], list[float | None]]:
     """The next token of each row and its log-probability under the model.
 
     Args:
@@ -37,8 +37,8 @@ def choose(
         allowed: Tokens a row may choose among, if a constraint says so.
 
     Returns:
-        Tokens, and log-probabilities of the unchanged distribution (NaN where logits are not
-        finite, or nothing is allowed).
+        Tokens, and log-probabilities of the unchanged distribution: None where a row wants none,
+        NaN where logits are not finite, or nothing is allowed.
     """
     wide_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
     scores_BV = biased(wide_BV, samplings)
@@ -52,11 +52,26 @@ def choose(
         chosen = [samplings[row] for row in drawn]
         noise = [uniform(samplings[row].seed, len(histories[row])) for row in drawn]
         tokens_B[rows] = draw(distribution(scores_BV[rows], chosen), noise)
-    logprobs = wide_BV.log_softmax(-1).gather(1, tokens_B[:, None])[:, 0].tolist()
+    logprobs = told(wide_BV, tokens_B, [s.logprob for s in samplings])
     for row, tokens in enumerate(allowed or []):
         if tokens is not None and not len(tokens):
             logprobs[row] = math.nan
     return tokens_B.tolist(), logprobs
+
+
+def told(logits_BV: Tensor, tokens_B: Tensor, asked: Sequence[bool]) -> list[float | None]:
+    """Log-probabilities of tokens where they are asked for, NaN where logits are not finite."""
+    if all(asked):
+        return logits_BV.log_softmax(-1).gather(1, tokens_B[:, None])[:, 0].tolist()
+    # NaN is the greatest to argmax, so the peak tells of it, and of +∞
+    peaks = logits_BV.gather(1, best(logits_BV)[:, None])[:, 0].tolist()
+    found: list[float | None] = [None if math.isfinite(peak) else math.nan for peak in peaks]
+    rows = [row for row, wanted in enumerate(asked) if wanted]
+    if rows:
+        some = logits_BV[rows].log_softmax(-1).gather(1, tokens_B[rows][:, None])[:, 0].tolist()
+        for row, value in zip(rows, some, strict=True):
+            found[row] = value
+    return found
 
 
 def best(scores_BV: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tunesmith.models.screening import screen
+
 PAGE = 2**21
 """Bytes of a huge page."""
 NARROW = 512
@@ -76,6 +78,7 @@ class Single:
             _Layer(layer, packed[4 * at : 4 * at + 4]) for at, layer in enumerate(sources)
         ]
         self.head, self.eps = Product(head, decoder.head.bias), norm.variance_epsilon
+        self.screen = screen(head, decoder.head.bias)
         self.embedding_VD = decoder.base.embed_tokens.weight.detach()
         self.gains_LHE, self.swapped_LHE = _gains(sources)
         self._buffers(packed[0], packed[2])
@@ -110,7 +113,9 @@ class Single:
         if eps:  # Σx² + E·eps = E · the mean square
             self.floor = E * eps[0].variance_epsilon
 
-    def __call__(self, token: int, position: int, lane: Any, row: int) -> Tensor:
+    def __call__(
+        self, token: int, position: int, lane: Any, row: int, greedy: bool = False
+    ) -> Tensor:
         """Logits of what follows the token, shape (1, V); its keys and values go to the lane.
 
         Args:
@@ -118,14 +123,20 @@ class Single:
             position: Its position, and how many tokens the row holds before it.
             lane: Keys and values.
             row: Of the lane.
+            greedy: Only the best word is asked for; −∞ for those that are not it for certain.
         """
         x_D = self.x_D
         x_D.copy_(self.embedding_VD[token])
         with np.errstate(all="ignore"):  # what is not finite is told by the logits
             self._through(position, lane, row)
             rate = self._rate(self.eps)
+            found = self.screen(self.x_1D * rate) if greedy and self.screen else None
         out = self.x_1D.new_empty(1, self.embedding_VD.shape[0])
-        return self.head(self.x_1D, rate, out)
+        if found is None:
+            return self.head(self.x_1D, rate, out)
+        words, scores = found
+        out.fill_(-math.inf).numpy()[0, words] = scores
+        return out
 
     def _rate(self, eps: float) -> float:
         """One over the root mean square of x."""

@@ -16,7 +16,7 @@ from tunesmith.serving.service import Model, Service
 from tunesmith.serving.tool_calls import CallFormat
 from tunesmith.types import Event, Request, Sampling, ToolCall
 
-Told = tuple[int, float, tuple[tuple[int, float], ...]]
+Told = tuple[int, float | None, tuple[tuple[int, float], ...]]
 """(token, its log-probability, the likeliest there)"""
 
 

@@ -24,11 +24,12 @@ async def answer(service: Service, request: Request) -> Response:
     _check(body)
     model = service.model(body.model)
     made = form.reader(body, model)
+    top = (body.top_logprobs or 0) if body.logprobs else None
     asked = Asked(
         service,
         model,
         [],
-        samplings(body, model, service.limits, body.top_logprobs or 0),
+        samplings(body, model, service.limits, top),
         new_id("chatcmpl"),
         made,
         await form.rule(service, body, model),
@@ -104,7 +105,7 @@ def _reason(answer: Answer) -> str | None:
 def logprobs(tokens: Sequence[Told], texts: TokenTexts) -> dict[str, Any]:
     """OpenAI's `logprobs` of a chat."""
 
-    def told(id: int, value: float) -> dict[str, Any]:
+    def told(id: int, value: float | None) -> dict[str, Any]:
         return {"token": texts.text(id), "logprob": value, "bytes": list(texts.bytes(id))}
 
     content = [

@@ -23,7 +23,7 @@ async def answer(service: Service, request: Request) -> Response:
     body = await replies.body(request, CompletionBody, service.limits)
     _check(body)
     model = service.model(body.model)
-    chosen = samplings(body, model, service.limits, body.logprobs or 0)
+    chosen = samplings(body, model, service.limits, body.logprobs)
     rows = await service.rows(model, body.prompt, "prompt")
     room = 0 if chosen[0].max_tokens == 0 else 1
     for at, ids in enumerate(rows):
@@ -87,10 +87,10 @@ async def _echoes(
     found = []
     tokenizer = asked.model.offer.tokenizer
     for ids in asked.prompts:
-        tokens: list[tuple[int, float | None, Any]] = []
+        tokens: list[Told] = []
         if body.logprobs is not None:
             told = await likeliest.read(asked.service, asked.model, ids, body.logprobs)
-            tokens = [(ids[0], None, None), *likeliest.of_prompt(ids, told)]
+            tokens = [(ids[0], None, ()), *likeliest.of_prompt(ids, told)]
         text = tokenizer.decode(ids, skip_special=True)
         found.append((text, tokens))
     return found
@@ -102,9 +102,7 @@ def _head(asked: Asked) -> dict[str, Any]:
     return {"id": asked.id, "object": "text_completion", "created": created, "model": name}
 
 
-def _logprobs(
-    tokens: Sequence[tuple[int, float | None, Any]], texts: TokenTexts, offset: int = 0
-) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[Told], texts: TokenTexts, offset: int = 0) -> dict[str, Any]:
     """OpenAI's `logprobs` of a completion; the first token of a prompt has none."""
     found: dict[str, list[Any]] = {
         "tokens": [],
@@ -144,7 +142,7 @@ async def _chunks(asked: Asked, body: CompletionBody) -> AsyncGenerator[bytes]:
         said, fresh = found.delta(), found.fresh()
         told: Any = None
         if body.logprobs is not None and fresh:
-            told = _logprobs(_told(fresh), asked.model.texts, offsets[at])
+            told = _logprobs(fresh, asked.model.texts, offsets[at])
             offsets[at] += sum(map(len, told["tokens"]))
         if said or told or found.reason:
             choice = {"index": at, "text": said, "logprobs": told, "finish_reason": found.reason}
@@ -152,7 +150,3 @@ async def _chunks(asked: Asked, body: CompletionBody) -> AsyncGenerator[bytes]:
     if counted:
         yield replies.frame({**head, "choices": [], "usage": asked.usage()})
     yield replies.DONE
-
-
-def _told(fresh: list[Told]) -> list[tuple[int, float | None, Any]]:
-    return [(id, value, top) for id, value, top in fresh]

@@ -24,14 +24,17 @@ _SAME = (
 )
 
 
-def samplings(body: SamplingFields, model: Model, limits: Limits, top: int) -> list[Sampling]:
+def samplings(
+    body: SamplingFields, model: Model, limits: Limits, top: int | None
+) -> list[Sampling]:
     """One Sampling a choice: the same but for the seed, which counts on from the one given.
 
     Args:
         body: The request.
         model: Says what holds where the request is silent.
         limits: The server's own bounds.
-        top: How many likeliest tokens were asked for with each token.
+        top: How many likeliest tokens were asked for with each token; None: not even its own
+            log-probability.
 
     Raises:
         Refusal: S111, a value this model can't have.
@@ -51,8 +54,7 @@ def samplings(body: SamplingFields, model: Model, limits: Limits, top: int) -> l
         given["stop"] = tuple(dict.fromkeys([*texts, *plain.stop]))
     if body.stop_token_ids:
         given["stop_ids"] = tuple(sorted({*plain.stop_ids, *body.stop_token_ids}))
-    if top:
-        given["top_logprobs"] = top
+    given |= {"logprob": top is not None, "top_logprobs": top or 0}
     seed = secrets.randbits(48) if body.seed is None else body.seed % 2**64
     chosen = dataclasses.replace(plain, **given)
     return [dataclasses.replace(chosen, seed=(seed + at) % 2**64) for at in range(body.n or 1)]
