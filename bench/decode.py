@@ -39,7 +39,10 @@ def main() -> None:
         child(options)
         return
     from train_material import write_model
+    from tunesmith import platform
 
+    cap = platform.probe().isa_cap  # instructions this CPU has no right to, for all alike
+    os.environ.update({"ONEDNN_MAX_CPU_ISA": cap} if cap else {})
     results = {}
     with tempfile.TemporaryDirectory(prefix="bench-decode-") as folder:
         write_model(Path(folder), options.size)

@@ -130,7 +130,7 @@ class Forward:
         wanted_S = torch.tensor(wanted, device=device, dtype=torch.long)
         if self.decoder is not None:
             some = None if len(wanted) == len(plan.ids) else wanted_S
-            return self.decoder(ids_T, positions_T, some, plan, beside)
+            return self.decoder(ids_T, positions_T, some, plan, beside, greedy)
         inputs: dict[str, Any] = {"logits_to_keep": wanted_S} if self.keeps else {}
         self._beside = beside
         try:

@@ -52,19 +52,30 @@ def choose(
         chosen = [samplings[row] for row in drawn]
         noise = [uniform(samplings[row].seed, len(histories[row])) for row in drawn]
         tokens_B[rows] = draw(distribution(scores_BV[rows], chosen), noise)
-    logprobs = told(wide_BV, tokens_B, [s.logprob for s in samplings])
+    peaks_B = tokens_B if scores_BV is wide_BV and not drawn else None
+    logprobs = told(wide_BV, tokens_B, [s.logprob for s in samplings], peaks_B)
     for row, tokens in enumerate(allowed or []):
         if tokens is not None and not len(tokens):
             logprobs[row] = math.nan
     return tokens_B.tolist(), logprobs
 
 
-def told(logits_BV: Tensor, tokens_B: Tensor, asked: Sequence[bool]) -> list[float | None]:
-    """Log-probabilities of tokens where they are asked for, NaN where logits are not finite."""
+def told(
+    logits_BV: Tensor, tokens_B: Tensor, asked: Sequence[bool], peaks_B: Tensor | None = None
+) -> list[float | None]:
+    """Log-probabilities of tokens where they are asked for, NaN where logits are not finite.
+
+    Args:
+        logits_BV: Of the model.
+        tokens_B: What was chosen.
+        asked: Whose log-probabilities are wanted.
+        peaks_B: The best tokens, if they are known.
+    """
     if all(asked):
         return logits_BV.log_softmax(-1).gather(1, tokens_B[:, None])[:, 0].tolist()
     # NaN is the greatest to argmax, so the peak tells of it, and of +∞
-    peaks = logits_BV.gather(1, best(logits_BV)[:, None])[:, 0].tolist()
+    peaks_B = best(logits_BV) if peaks_B is None else peaks_B
+    peaks = logits_BV.gather(1, peaks_B[:, None])[:, 0].tolist()
     found: list[float | None] = [None if math.isfinite(peak) else math.nan for peak in peaks]
     rows = [row for row, wanted in enumerate(asked) if wanted]
     if rows:

@@ -44,7 +44,7 @@ class Group:
     rows: list[int]
     chunk: bool
     """One row with several tokens, rather than rows with one token each."""
-    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -159,11 +159,10 @@ class StepPlan:
         v_RKCE = values[group.low : group.high, :, begin:end]
         if group.chunk:
             q_RKnE = q_nHE.view(n, K, H // K, E).permute(1, 2, 0, 3).reshape(1, K, -1, E)
-            mask = self._mask(group, rule.window, begin, end)
-            mask = mask if mask is None else mask.repeat(H // K, 1)
+            mask = self._mask(group, rule.window, begin, end, H // K, q_nHE.dtype)
         else:
             q_RKnE = q_nHE.view(n, K, H // K, E)
-            mask = self._mask(group, rule.window, begin, end)
+            mask = self._mask(group, rule.window, begin, end, H // K, q_nHE.dtype)
             if n != group.high - group.low:  # rows between that have no single token here
                 rows = torch.tensor(group.rows, device=self.device) - group.low
                 k_RKCE, v_RKCE = k_RKCE[rows], v_RKCE[rows]
@@ -175,10 +174,17 @@ class StepPlan:
             return out.reshape(n, H, -1)
         return out.view(K, H // K, n, -1).permute(2, 0, 1, 3).reshape(n, H, -1)
 
-    def _mask(self, group: Group, window: int | None, begin: int, end: int) -> Tensor | None:
-        """True where a token may look, over keys `begin` … `end` - 1; None: everywhere."""
-        if window in group.masks:
-            return group.masks[window]
+    def _mask(
+        self, group: Group, window: int | None, begin: int, end: int, G: int, dtype: torch.dtype
+    ) -> Tensor | None:
+        """0 where a token may look, else −∞, over keys `begin` … `end` - 1; None: everywhere.
+
+        Made once a step: torch would make these numbers of a mask of truths in every layer. A
+        chunk's has a row for each of the `G` queries of a token.
+        """
+        key = (window, G)
+        if key in group.masks:
+            return group.masks[key]
         if group.chunk:
             at_n1 = torch.arange(group.starts[0], end, device=self.device)[:, None]
         else:
@@ -191,7 +197,10 @@ class StepPlan:
                 mask &= key_C > at_n1 - window
             if not group.chunk:
                 mask = mask[:, None, None]  # (n, 1, 1, C)
-        group.masks[window] = mask
+            numbers = torch.zeros(mask.shape, dtype=dtype, device=self.device)
+            mask = numbers.masked_fill_(~mask, -math.inf)
+            mask = mask.repeat(G, 1) if group.chunk else mask
+        group.masks[key] = mask
         return mask
 
     def advance(self, pieces: Sequence[Piece]) -> None:
@@ -205,6 +214,6 @@ def _capped(q, k, v, mask: Tensor | None, rule: Rule) -> Tensor:
     assert rule.softcap is not None
     scores = torch.tanh(q @ k.transpose(-1, -2) * (rule.scale / rule.softcap)) * rule.softcap
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = scores + mask
     wide = torch.promote_types(q.dtype, torch.float32)
     return torch.softmax(scores, dim=-1, dtype=wide).to(q.dtype) @ v

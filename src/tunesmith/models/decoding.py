@@ -202,7 +202,13 @@ class Decoder:
         self.single = Single(self) if size <= SINGLE_BYTES and fits(self) else None
 
     def __call__(
-        self, ids_T: Tensor, positions_T: Tensor, wanted_S: Tensor | None, plan: Any, beside=()
+        self,
+        ids_T: Tensor,
+        positions_T: Tensor,
+        wanted_S: Tensor | None,
+        plan: Any,
+        beside: Sequence[Beside] = (),
+        greedy: bool = False,
     ) -> Tensor:
         """Logits of the wanted tokens (None: of all), shape (S, V).
 
@@ -212,6 +218,7 @@ class Decoder:
             wanted_S: Indices of those whose successors are asked for.
             plan: `attend(layer, q, k, v, rule)`, and the `positions` as a list.
             beside: Tokens computed with deltas.
+            greedy: Only the best word of each is asked for; others' logits may be −∞.
         """
         x = self.base.embed_tokens(ids_T)
         cos, sin = self._rotation(positions_T, max(plan.positions), x)
@@ -223,6 +230,11 @@ class Decoder:
             x, mixed = x.index_select(0, wanted_S), mixed.index_select(0, wanted_S)
             beside = _of_wanted(beside, wanted_S.tolist()) if beside else beside
         x = last.rest(x, mixed, beside)
+        touched = any(name in part.deltas for part in beside for name in self.head.names)
+        if greedy and self.single is not None and not touched:
+            found = self.single.best(x)
+            if found is not None:
+                return found
         return self.head(_norm(self.base.norm, x), beside)
 
     def _rotation(self, positions_T: Tensor, last: int, like: Tensor) -> tuple[Tensor, Tensor]:

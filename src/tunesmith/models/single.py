@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tunesmith.models.screening import screen
+from tunesmith.models import screening
 
 PAGE = 2**21
 """Bytes of a huge page."""
 NARROW = 512
 """Tokens up to which NumPy attends faster than torch."""
+SEVERAL = 64
+"""States up to which greedy words are looked for by a screen."""
 LINE = 16
 """Numbers between the beginnings of two matrices are a multiple of this: a cache line."""
 
@@ -78,7 +80,11 @@ class Single:
             _Layer(layer, packed[4 * at : 4 * at + 4]) for at, layer in enumerate(sources)
         ]
         self.head, self.eps = Product(head, decoder.head.bias), norm.variance_epsilon
-        self.screen = screen(head, decoder.head.bias)
+        bias_V = decoder.head.bias
+        self.screen = screening.for_one(head, bias_V)
+        self.screen_several = screening.for_several(head, bias_V, decoder.head)
+        self._logits_SV = np.empty((0, head.shape[1]), np.float32)
+        self._told: list[Any] = []
         self.embedding_VD = decoder.base.embed_tokens.weight.detach()
         self.gains_LHE, self.swapped_LHE = _gains(sources)
         self._buffers(packed[0], packed[2])
@@ -131,12 +137,33 @@ class Single:
             self._through(position, lane, row)
             rate = self._rate(self.eps)
             found = self.screen(self.x_1D * rate) if greedy and self.screen else None
+        if found is not None:
+            return self._scattered(found)
         out = self.x_1D.new_empty(1, self.embedding_VD.shape[0])
-        if found is None:
-            return self.head(self.x_1D, rate, out)
-        words, scores = found
-        out.fill_(-math.inf).numpy()[0, words] = scores
-        return out
+        return self.head(self.x_1D, rate, out)
+
+    def best(self, x_SD: Tensor) -> Tensor | None:
+        """Logits after the last layer's states: −∞ for words that are not the best for certain.
+
+        None: there are not several states, or the head must be asked itself.
+        """
+        if self.screen_several is None or not 1 < len(x_SD) <= SEVERAL:
+            return None
+        found = self.screen_several(F.rms_norm(x_SD, x_SD.shape[-1:], None, self.eps))
+        return None if found is None else self._scattered(found)
+
+    def _scattered(self, found: Sequence[tuple[Any, Any]]) -> Tensor:
+        """Scores at their words, −∞ elsewhere; holds until the next call, as it is large."""
+        for row, words in enumerate(self._told):
+            self._logits_SV[row, words] = -math.inf
+        missing = len(found) - len(self._logits_SV)
+        if missing > 0:
+            more = np.full((missing, len(self.embedding_VD)), -np.inf, np.float32)
+            self._logits_SV = np.concatenate([self._logits_SV, more])
+        self._told = [words for words, _ in found]
+        for row, (words, scores) in zip(self._logits_SV, found, strict=False):
+            row[words] = scores
+        return torch.from_numpy(self._logits_SV[: len(found)])
 
     def _rate(self, eps: float) -> float:
         """One over the root mean square of x."""
