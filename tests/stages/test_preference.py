@@ -176,6 +176,33 @@ def test_margins_grow_and_losses_fall(kind, tuner, train):
     assert "eval_perplexity" not in evals[-1]
 
 
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_the_kl_is_what_the_answers_gained_since_the_reference(loss_type, train):
+    """k1 of each side: log π − log ref, zero at first, in nats whatever the loss and its beta."""
+    stage = {"kind": "dpo", "beta": 0.25, "loss_type": loss_type}
+    lines = train(f"kl-{loss_type}", stage, "lora").metrics()
+    steps = [line for line in lines if "loss" in line]
+    ends = [line for line in lines if "eval_loss" in line]
+    assert steps[0]["kl/chosen"] == pytest.approx(0, abs=1e-4)
+    assert steps[-1]["kl/rejected"] < -0.1
+    for side in ("chosen", "rejected"):
+        for line in steps:
+            assert line[f"kl/{side}"] == pytest.approx(line[f"rewards/{side}"] / 0.25, abs=1e-6)
+        gained = ends[-1][f"eval_logps/{side}"] - ends[0][f"eval_logps/{side}"]
+        assert ends[-1][f"eval_kl/{side}"] == pytest.approx(gained, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["orpo", "simpo", "cpo"])
+def test_without_a_reference_there_is_no_kl_and_that_is_said(kind, train, monkeypatch):
+    from tunesmith.compose.display import Display
+
+    said = []
+    monkeypatch.setattr(Display, "line", lambda self, topic, text: said.append(text))
+    lines = train(kind, kind, "lora", max_steps=1).metrics()
+    assert not [name for line in lines for name in line if "kl" in name]
+    assert "no reference, so no KL is measured" in said
+
+
 @pytest.mark.parametrize("tuner", ["full", {"kind": "lora", "use_dora": True}, "freeze"])
 def test_policy_begins_as_the_reference(tuner, train):
     first = train("begin", "dpo", tuner, max_steps=1).metrics()
