@@ -6,8 +6,9 @@ Same random model, same pairs in the same order, same hyper-parameters, fresh pr
 rate is pairs per second from the first thing a trainer does with the loaded model to its last
 update: ours includes the reference, which is computed before the first update; TRL's computes it at
 every step. Peak memory is what the kernel says of the process. Both begin with the same adapter
-(ours, written before the contest), so the losses of every step must agree, and the first be log 2. The machine's load is noted before each process: ratios
-of a busy machine are printed and never kept. The last line is one JSON object: {"bench", "ratios",
+(ours, written before the contest), so the losses of every step must agree, and the first be log 2.
+The machine's load is noted before each process: ratios of a busy machine are printed and never
+kept. The last line is one JSON object: {"bench", "ratios",
 "load", "ours", "peers"}. With --gate the exit code is 6 where we are not 3 times as fast in at most
 half the memory.
 """
