@@ -46,6 +46,17 @@ def test_what_is_not_known_yet_is_a_dash(capsys):
     assert second.split()[5:9] == ["1.5k", "0.5G", "1:01", "1:30"]
 
 
+def test_pairs_show_how_far_they_are_from_their_reference(capsys, monkeypatch):
+    monkeypatch.setattr(output, "columns", lambda: 100)
+    shown, kl = progress.Terminal(), {"kl/chosen": 1.26, "kl/rejected": -30.5}
+    for step in range(1, 30):
+        shown.metrics({**LINE, "step": step, **kl})
+    shown.metrics({"step": 30, "eval_loss": 0.5} | {f"eval_{k}": v for k, v in kl.items()})
+    *rows, last = capsys.readouterr().err.splitlines()[1:]
+    assert all("  KL +1.3 -30.5" in row and len(row) <= 100 for row in rows)
+    assert last.endswith("KL +1.26 chosen, -30.50 rejected (nats, k1)")
+
+
 def test_the_end_says_how_long_it_took(capsys, tmp_path):
     summary = {"state": "done", "path": Path(tmp_path), "last_eval": None, "elapsed_s": 64.2}
     progress.Terminal().done(summary)

@@ -86,24 +86,61 @@ def test_a_teacher_reads_with_one_layer_at_a_time(tiny_model, tmp_path):
     assert taught == pytest.approx(alone * (1 + 1 / layers))
 
 
+class Rows:
+    lengths = np.array([10, 20, 30, 5])
+
+
+TOGETHER = memory.Layout(padded=False, shared=True)
+APART = memory.Layout(padded=False, shared=False)
+PADDED = memory.Layout(padded=True, shared=False)
+
+
 def test_answers_and_the_limit_on_a_pass(tiny_model, tmp_path):
     """Rows of a stage that samples are prompts with all their answers."""
     plain = estimated(tiny_model, tmp_path, {"kind": "sft"})
     assert plain["answers"] == 0
-    assert memory.sampled_tokens(recipe_of(tiny_model, tmp_path, PPO), 3) == 24
-
-    class Rows:
-        lengths = np.array([10, 20, 30, 5])
+    assert memory.with_answers(recipe_of(tiny_model, tmp_path, PPO), 100, 3, TOGETHER) == 124
 
     grpo = {"kind": "grpo", "rewards": ["exact_match"], "num_generations": 4}
-    cut = lambda limit: memory.largest_batch(
-        recipe_of(tiny_model, tmp_path, grpo, train={"max_forward_tokens": limit}), Rows
+    cut = lambda limit, laid=TOGETHER: memory.largest_batch(
+        recipe_of(tiny_model, tmp_path, grpo, train={"max_forward_tokens": limit}), Rows, laid
     )
     whole = 65 + 4 * 4 * 8
     assert cut(None) == whole
     assert cut(100) == 100
     assert cut(1) == 30 + 4 * 8  # a prompt with its answers is never cut
     assert cut(1000) == whole
+    assert cut(None, APART) == 4 * 65 + 4 * 4 * 8  # every answer has its own prompt
+    assert cut(1, APART) == 4 * 30 + 4 * 8
+    assert cut(None, PADDED) == 4 * 4 * 30 + 4 * 4 * 8
+
+
+def test_the_layout_is_that_of_the_run(tiny_model, tmp_path, monkeypatch):
+    """A window forbids shared prompts: the estimate says so as the run does, and grows."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from tunesmith.training import loop
+
+    windowed = tmp_path / "windowed"
+    shutil.copytree(tiny_model, windowed)
+    config = MistralConfig(
+        vocab_size=json.loads((tiny_model / "config.json").read_text())["vocab_size"],
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=16,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(windowed)
+    seen = {}
+
+    def fit(run):
+        seen["layout"], run.step = run.loader.layout, run.total_steps
+
+    monkeypatch.setattr(loop, "fit", fit)
+    grpo = {"kind": "grpo", "rewards": ["exact_match"], "num_generations": 4}
+    for path, wanted in ((tiny_model, TOGETHER), (windowed, APART)):
+        made = recipe_of(path, tmp_path, grpo, path.name)
+        assert memory.layout(made, model.origin(made), "float32") == wanted
+        compose.train(made)
+        assert seen["layout"] == {"padded": wanted.padded, "share_prompts": wanted.shared}
 
 
 def test_keys_and_values_are_bounded(tiny_model, tmp_path):

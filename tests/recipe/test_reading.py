@@ -224,6 +224,10 @@ def test_a_bare_name_may_be_a_shipped_recipe(write):
         assert recipe.origins(loaded)["stage.kind"].startswith("recipes/tiny-sft-lora.yaml:")
     assert recipe.load(write("stage: pretrain", "tiny-sft-lora.yaml")).stage.kind == "pretrain"
     assert refused("elsewhere/tiny-sft-lora.yaml").code == "C100"
+    error = refused("dop-lora")
+    assert error.code == "C100"
+    assert "did you mean `dpo-lora`?" in error.fix
+    assert all(name in error.fix for name in ("chain/5-ppo", "sft-lora"))
 
 
 def test_plain_data_round_trips():

@@ -211,6 +211,24 @@ def test_a_red_line_warns_or_stops(tiny_model, tmp_path):
     assert caught.value.code == "R245"
 
 
+def test_a_checkpoint_of_an_older_critic_is_refused_and_its_policy_read(tiny_model, tmp_path):
+    """Before the critic saw earlier tokens its checkpoints had one tensor of it, `value.weight`."""
+    run = train(tiny_model, tmp_path, {"kind": "ppo", "rewards": LENGTH}, train={"save_steps": 4})
+    saved = checkpoint.open_step(run.path, 4)
+    older = {n: t for n, t in saved.weights().items() if n not in ("value.past", "value.time")}
+    checkpoint.discard_after(run.path, 4)
+    parts = {"optimizer": saved.optimizer(), "state": saved.state, "limit": None, "best": None}
+    checkpoint.save(run.path, 4, weights=older, **parts)
+    shutil.rmtree(run.path / "final")
+    with pytest.raises(RunError) as caught:
+        compose.resume(str(run.path), overrides=["train.max_steps=12"])
+    assert caught.value.code == "R246"
+    assert "`value.past` is missing" in caught.value.what
+    policy = compose.load(f"{run.path}@step-4", dtype="float32").model
+    for name, tensor in policy.hf.named_parameters():
+        assert torch.equal(tensor, older[name])
+
+
 def test_cut_answers_cost_and_scores_are_normalised(tiny_model, tmp_path):
     stage = {"kind": "ppo", "rewards": LENGTH, "missing_eos_penalty": 3.0, "normalize_scores": True,
              "kl_target": 0.5}  # fmt: skip

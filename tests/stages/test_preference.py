@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from tunesmith import compose, recipe, registry
+from tunesmith.data.collate import collate
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import build
+from tunesmith.stages.pairs_impl import summed
 from tunesmith.templates.base import load
-from tunesmith.types import Conversation, Feedback, Message, Parts, Preference
+from tunesmith.types import (
+    Conversation,
+    Example,
+    Feedback,
+    Message,
+    Parts,
+    Preference,
+    TokenLogprobs,
+)
 
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
 
@@ -174,6 +184,48 @@ def test_margins_grow_and_losses_fall(kind, tuner, train):
     if kind != "orpo":  # led by its token loss at first
         assert max(m["rewards/margins"] for m in lines[6:]) > lines[0]["rewards/margins"]
     assert "eval_perplexity" not in evals[-1]
+
+
+def test_sums_of_long_answers_keep_their_digits():
+    """In float32, −10 added up three thousand times is off by 1e-3 or more."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    each = rng.uniform(-10.5, -10.2, 3000).astype(np.float32)
+    ids = np.arange(3001, dtype=np.int32)
+    batch = collate([Example(ids, np.r_[0, np.ones(3000)].astype(np.float32))])
+    where = torch.zeros(3000, dtype=torch.long)
+    tokens = TokenLogprobs(torch.from_numpy(each), torch.ones(3000), where, where > 0)
+    [found] = summed(tokens, batch).tolist()
+    assert found == pytest.approx(float(each.astype(np.float64).sum()), abs=1e-9)
+    assert abs(float(np.add.accumulate(each)[-1]) - found) > 1e-3
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_the_kl_is_what_the_answers_gained_since_the_reference(loss_type, train):
+    """k1 of each side: log π − log ref, zero at first, in nats whatever the loss and its beta."""
+    stage = {"kind": "dpo", "beta": 0.25, "loss_type": loss_type}
+    lines = train(f"kl-{loss_type}", stage, "lora").metrics()
+    steps = [line for line in lines if "loss" in line]
+    ends = [line for line in lines if "eval_loss" in line]
+    assert steps[0]["kl/chosen"] == pytest.approx(0, abs=1e-4)
+    assert steps[-1]["kl/rejected"] < -0.1
+    for side in ("chosen", "rejected"):
+        for line in steps:
+            assert line[f"kl/{side}"] == pytest.approx(line[f"rewards/{side}"] / 0.25, abs=1e-6)
+        gained = ends[-1][f"eval_logps/{side}"] - ends[0][f"eval_logps/{side}"]
+        assert ends[-1][f"eval_kl/{side}"] == pytest.approx(gained, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["orpo", "simpo", "cpo"])
+def test_without_a_reference_there_is_no_kl_and_that_is_said(kind, train, monkeypatch):
+    from tunesmith.compose.display import Display
+
+    said = []
+    monkeypatch.setattr(Display, "line", lambda self, topic, text: said.append(text))
+    lines = train(kind, kind, "lora", max_steps=1).metrics()
+    assert not [name for line in lines for name in line if "kl" in name]
+    assert "no reference, so no KL is measured" in said
 
 
 @pytest.mark.parametrize("tuner", ["full", {"kind": "lora", "use_dora": True}, "freeze"])

@@ -50,6 +50,9 @@ class Terminal(Display):
                     text += f" · perplexity {line['eval_perplexity']:.4g}"
                 if "eval_rewards/accuracies" in line:
                     text += f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
+                if "eval_kl/chosen" in line:
+                    chosen, rejected = line["eval_kl/chosen"], line["eval_kl/rejected"]
+                    text += f" · KL {chosen:+.2f} chosen, {rejected:+.2f} rejected (nats, k1)"
                 if "eval_reward" in line:
                     text = f"step {line['step']} · mean reward {line['eval_reward']:.4f} (greedy)"
                 self.line("eval", text)
@@ -61,12 +64,12 @@ class Terminal(Display):
         self.losses.append(line.get("reward", line["loss"]))
         eval_text = f"{self.eval_loss:.4f}" if self.eval_loss is not None else "–"
         rate = _or_dash(output.count, line["tokens_per_second"])
-        left = _or_dash(output.duration, line["eta_s"])
+        left, beside = _or_dash(output.duration, line["eta_s"]), _beside(line)
         output.log(
             f"{line['step']:>7} {line['loss']:>9.4f} {eval_text:>8} {line['learning_rate']:>9.1e} "
             f"{line['grad_norm']:>7.2f} {rate:>7} "
             f"{line['memory_gb']:>5.1f}G {output.duration(line['elapsed_s']):>8} "
-            f"{left:>7}{_reward(line)}{bars(self.losses)}"
+            f"{left:>7}{beside}{bars(self.losses, len(beside))}"
         )
 
     def done(self, summary: dict[str, Any]) -> None:
@@ -98,10 +101,10 @@ class JsonLines(Display):
         sys.stdout.flush()
 
 
-def bars(values: list[float]) -> str:
+def bars(values: list[float], taken: int = 0) -> str:
     """The curve so far, as wide as there is room beside the numbers; without room, nothing."""
     width = output.columns()
-    room = SPARK if width is None else min(SPARK, width - len(HEADING) - 4)
+    room = SPARK if width is None else min(SPARK, width - len(HEADING) - taken - 4)
     return f"   {sparkline(values, room)}" if room >= SPARK // 4 else ""
 
 
@@ -144,6 +147,8 @@ def _or_dash(show: Callable[[float], str], value: float | None) -> str:
     return "–" if value is None else show(value)
 
 
-def _reward(line: dict[str, Any]) -> str:
-    """The mean reward of sampled answers, where a stage has one."""
+def _beside(line: dict[str, Any]) -> str:
+    """The mean reward of sampled answers, or how far pairs are from their reference, in nats."""
+    if "kl/chosen" in line:
+        return f"  KL {line['kl/chosen']:+.1f} {line['kl/rejected']:+.1f}"
     return f"  reward {line['reward']:.4f}" if "reward" in line else ""

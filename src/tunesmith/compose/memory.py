@@ -12,7 +12,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -35,6 +35,14 @@ SAMPLED_ROWS = 32
 generation/torch.py."""
 CACHE_BYTES = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Layout(NamedTuple):
+    """How a model's batches are laid out; `compose.build` decides so when it has its weights."""
+
+    padded: bool
+    shared: bool
+    """Whether the answers to a prompt stand behind one copy of it."""
 
 
 @dataclass(frozen=True)
@@ -177,26 +185,42 @@ def critic_bytes(config: Any, recipe: Recipe) -> int:
     return 4 * tokens * width + 3 * 8 * (2 * width + 2) ** 2
 
 
-def largest_batch(recipe: Recipe, dataset: Any) -> int:
+def layout(recipe: Recipe, origin: Any, dtype: str) -> Layout:
+    """The layout of a recipe's batches, known without weights."""
+    import torch
+
+    from tunesmith.models import attention, load
+
+    config = model.skeleton(origin, recipe.model).config
+    padded = not (load.packable(config) and tuners.build(recipe.tuner).packable)
+    kind = attention.choose(recipe.model.attention, platform.device(), getattr(torch, dtype))
+    return Layout(padded, not padded and attention.shares_prompts(config, kind))
+
+
+def largest_batch(recipe: Recipe, dataset: Any, laid: Layout) -> int:
     """Tokens of the largest forward pass: the longest rows together, or full bins, up to the limit
     on one pass (a row is never cut); each with the answers that are sampled to it."""
     size = recipe.train.per_device_train_batch_size
     longest = sorted(dataset.lengths.tolist(), reverse=True)[:size]
     packed = recipe.data.packing != "none" or recipe.data.streaming  # longer rows may come
     whole = size * recipe.data.max_length if packed else int(sum(longest))
+    if laid.padded and not packed:
+        whole = longest[0] * len(longest)
     rows = math.ceil(whole / max(float(dataset.lengths.mean()), 1.0)) if packed else size
-    whole, limit = whole + sampled_tokens(recipe, rows), max_forward_tokens(recipe)
+    whole, limit = with_answers(recipe, whole, rows, laid), max_forward_tokens(recipe)
     if limit is None:
         return whole
     open_end = recipe.data.packing == "blocks" or recipe.data.streaming
     one = recipe.data.max_length if open_end else longest[0]
-    return min(whole, max(limit, one + sampled_tokens(recipe, 1)))
+    return min(whole, max(limit, with_answers(recipe, one, 1, laid)))
 
 
-def sampled_tokens(recipe: Recipe, rows: int) -> int:
-    """Tokens of the answers that a stage samples to so many prompts, at most; usually 0."""
+def with_answers(recipe: Recipe, tokens: int, rows: int, laid: Layout) -> int:
+    """Tokens of so many rows with the answers that a stage samples to them, at most: each has its
+    own copy of the row where prompts can't be shared."""
     stage = vars(recipe.stage)
-    return rows * stage.get("num_generations", 1) * stage.get("max_completion_length", 0)
+    count, longest = stage.get("num_generations", 1), stage.get("max_completion_length", 0)
+    return (tokens if laid.shared else tokens * count) + rows * count * longest
 
 
 def variants(
@@ -209,19 +233,19 @@ def variants(
         "train.per_device_train_batch_size=1": ("train", {"per_device_train_batch_size": 1}),
         f"data.max_length={half}": ("data", {"max_length": half}),
     }
-    rows = []
+    rows, laid = [], layout(recipe, origin, dtype)
     for text, (section, values) in changes.items():
         part = dataclasses.replace(vars(recipe)[section], **values)
         changed = dataclasses.replace(recipe, **{section: part})
-        longest = min(largest_batch(changed, dataset), _cap(changed))
+        longest = min(largest_batch(changed, dataset, laid), _cap(changed, laid))
         total = memory(changed, origin, dtype, longest, stage).total
         rows.append({"change": text, "total_gb": round(total, 3)})
     return rows
 
 
-def _cap(recipe: Recipe) -> int:
+def _cap(recipe: Recipe, laid: Layout) -> int:
     size = recipe.train.per_device_train_batch_size
-    return size * recipe.data.max_length + sampled_tokens(recipe, size)
+    return with_answers(recipe, size * recipe.data.max_length, size, laid)
 
 
 def check_fits(
@@ -232,7 +256,8 @@ def check_fits(
     Raises:
         ResourceError: M301, the run needs more memory than there is.
     """
-    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset), stage)
+    longest = largest_batch(recipe, dataset, layout(recipe, origin, dtype))
+    need = memory(recipe, origin, dtype, longest, stage)
     available = available_gb()
     if need.total > available:
         cheaper = [

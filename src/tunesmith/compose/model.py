@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tunesmith.models.language_model import LanguageModel
 
 
+HEADS = {"reward": "score.", "ppo": "value."}
+"""What a stage trains beside the language model: its checkpoints hold it, under this name."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a run starts from: weights to load or a config to draw them from, and a tokenizer."""
@@ -135,10 +139,10 @@ def _overlay(hf: Any, path: Path) -> None:
     parameters = dict(hf.named_parameters())
     import torch
 
-    own = recipe.stage.kind == "reward"  # its head is no part of the language model
+    own = HEADS.get(recipe.stage.kind)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            if not (own and name.startswith("score.")):
+            if own is None or not name.startswith(own):
                 parameters[name].copy_(tensor)
     if tuner.mergeable:
         tuner.merge(hf)

@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith import platform
 from tunesmith.compose import artefacts, data, train
 from tunesmith.compose.display import Display
-from tunesmith.compose.memory import available_gb, disk_gb, largest_batch, memory, variants
+from tunesmith.compose.memory import available_gb, disk_gb, largest_batch, layout, memory, variants
 from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
 
 PROBE_STEPS = 4
@@ -65,7 +65,8 @@ def estimate(recipe: Recipe, *, probe: bool = True, display: Display | None = No
     loader = ready.stage.arrange(loader)
     steps = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     dtype = platform.choose_dtype(recipe.train.dtype)
-    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset), ready.stage)
+    laid = layout(recipe, origin, dtype)
+    need = memory(recipe, origin, dtype, largest_batch(recipe, dataset, laid), ready.stage)
     available = available_gb()
     tokens = int(dataset.lengths.sum())
     return {

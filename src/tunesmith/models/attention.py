@@ -127,6 +127,13 @@ def choose(kind: str, device: str, dtype: torch.dtype) -> str:
     return "flash" if device == "cuda" and dtype in HALF else "sdpa"
 
 
+def shares_prompts(config: Any, kind: str) -> bool:
+    """Whether segments can continue a shared one: without a window, and in `sdpa` or `blocks`."""
+    fields = config.get_text_config().to_dict()
+    windowed = fields.get("sliding_window") and fields.get("use_sliding_window", True)
+    return kind not in ("flash", "flex") and not windowed
+
+
 def carry(plan: Any) -> Tensor:
     """An empty attention mask that carries the plan through any family's code.
 

@@ -137,9 +137,7 @@ class LanguageModel(nn.Module):
     @property
     def shares_prompts(self) -> bool:
         """Whether answers to one prompt can be laid out behind one copy of it."""
-        fields = self.hf.config.get_text_config().to_dict()
-        windowed = fields.get("sliding_window") and fields.get("use_sliding_window", True)
-        return self.packable and self.attention not in ("flash", "flex") and not windowed
+        return self.packable and attention_module.shares_prompts(self.hf.config, self.attention)
 
     def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""

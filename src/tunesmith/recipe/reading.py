@@ -18,6 +18,7 @@ from tunesmith.recipe.problems import Problems
 from tunesmith.recipe.sections import Recipe
 from tunesmith.recipe.tree import DEFAULT, Node, Place, empty, expand_shorthand, from_python, merge
 from tunesmith.recipe.typed import build, free, hints, unknown_key
+from tunesmith.registry import did_you_mean
 
 PARTS = {"stage": "stages", "tuner": "tuners", "parallel": "parallel"}
 """Sections whose Config class is found in the registry by `kind`."""
@@ -73,12 +74,20 @@ def load(
 
 
 def _find(path: Path) -> tuple[Path, str]:
-    """The file, and its name in messages; a bare name may be that of a shipped recipe."""
+    """The file, and its name in messages; a bare name may be that of a shipped recipe.
+
+    Raises:
+        ConfigError: C100, a bare name that is neither a file nor a shipped recipe.
+    """
     if path.parent in (Path(), Path("chain")) and not path.exists():
         folder = Path(str(resources.files("tunesmith"))) / "recipes"
         for name in (str(path), f"{path}.yaml"):
             if (folder / name).is_file():
                 return folder / name, f"recipes/{name}"
+        shipped = [str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")]
+        near = did_you_mean(str(path.with_suffix("")), shipped)
+        fix = f"{near} check the path, or take one that ships: {', '.join(sorted(shipped))}"
+        raise ConfigError("C100", f"no such recipe: {path}", fix=fix.strip())
     return path, str(path)
 
 

@@ -53,9 +53,7 @@ def read(path: Path, shown: str | None = None, problems: Problems | None = None)
             raise ConfigError("C100", f"this file is too large for a recipe: {name}")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(
-            "C100", f"no such recipe: {name}", fix="check the path; shipped ones are in recipes/"
-        ) from None
+        raise ConfigError("C100", f"no such recipe: {name}", fix="check the path") from None
     except IsADirectoryError:
         raise ConfigError("C100", f"{name} is a directory, not a recipe") from None
     except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ class CpoConfig:
     """Share of pairs believed to be labelled the wrong way round."""
 
 
-class CpoStage(pairs.PairStage):
+class CpoStage(pairs.ReferenceFree):
     """Sums of log-probabilities are compared as they are."""
 
     Config = CpoConfig

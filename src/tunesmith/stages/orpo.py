@@ -19,7 +19,7 @@ class OrpoConfig:
     """Weight of the odds ratio beside the token loss; λ of the paper."""
 
 
-class OrpoStage(pairs.PairStage):
+class OrpoStage(pairs.ReferenceFree):
     """Token loss of the chosen answers, plus the odds ratio of mean probabilities."""
 
     Config = OrpoConfig

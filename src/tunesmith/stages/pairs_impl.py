@@ -5,7 +5,7 @@ A pair is one item of two examples, chosen before rejected. Legend: `P` pairs, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tunesmith.templates.base import EncodedTurn
-    from tunesmith.types import Batch, TokenLogprobs
+    from tunesmith.types import Batch, Run, TokenLogprobs
 
 
 class PairStage(Plain):
@@ -55,6 +55,14 @@ class PairStage(Plain):
     def encode(self, samples: Sequence[Preference]) -> list[Encoded]:
         """Chosen and rejected of each pair, or the reason why it can't be trained."""
         return [_encode_pair(sample, self.parts) for sample in samples]
+
+
+class ReferenceFree(PairStage):
+    """A stage on pairs that compares with no other model."""
+
+    def prepare(self, run: Run, say: Callable[[str], None]) -> None:
+        """Says what its metrics lack, and why."""
+        say("no reference, so no KL is measured")
 
 
 class Sides(NamedTuple):
@@ -172,8 +180,12 @@ def example_of(tokens: TokenLogprobs, batch: Batch) -> Tensor:
 
 
 def summed(tokens: TokenLogprobs, batch: Batch) -> Tensor:
-    """Σ w·log p of each example, shape (N,)."""
-    values_S = tokens.logprobs_S * tokens.weights_S
+    """Σ w·log p of each example, float64, shape (N,).
+
+    In float32 the sum of a long answer, −2,000 nats, is right to 1e-3 only: a loss of small margins
+    then has four digits.
+    """
+    values_S = (tokens.logprobs_S * tokens.weights_S).double()
     zeros_N = values_S.new_zeros(len(answers(batch)))
     return zeros_N.index_add(0, example_of(tokens, batch), values_S)
 
@@ -195,8 +207,18 @@ def reference(batch: Batch) -> Sides:
     return Sides(values_P2[:, 0], values_P2[:, 1])
 
 
-def metrics(rewards: Sides, logps: Sides | None = None) -> dict[str, Term]:
-    """What is logged of pairs; means over pairs once the loop has divided."""
+def metrics(
+    rewards: Sides, logps: Sides | None = None, ratios: Sides | None = None
+) -> dict[str, Term]:
+    """What is logged of pairs; means over pairs once the loop has divided.
+
+    Args:
+        rewards: What the loss compares.
+        logps: Log-probabilities of the answers.
+        ratios: log π/ref of the answers, where there is a reference: the estimate k1 of their KL
+            (joschu.net/blog/kl-approx.html). It is unbiased for answers that π would write; for
+            answers of the reference, its negative is so for KL(ref ‖ π).
+    """
     better_P = rewards.chosen_P > rewards.rejected_P
     found: dict[str, Any] = {
         "rewards/chosen": rewards.chosen_P,
@@ -206,6 +228,8 @@ def metrics(rewards: Sides, logps: Sides | None = None) -> dict[str, Term]:
     }
     if logps is not None:
         found |= {"logps/chosen": logps.chosen_P, "logps/rejected": logps.rejected_P}
+    if ratios is not None:
+        found |= {"kl/chosen": ratios.chosen_P, "kl/rejected": ratios.rejected_P}
     return {name: Term(value_P.detach().sum(), "rows") for name, value_P in found.items()}
 
 

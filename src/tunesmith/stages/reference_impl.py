@@ -22,7 +22,7 @@ import torch
 
 from tunesmith import platform
 from tunesmith.data.collate import collate_items
-from tunesmith.stages.pairs_impl import summed
+from tunesmith.stages import pairs_impl
 
 GROUP_TOKENS = 4096
 """A group of rows ends at so many tokens."""
@@ -67,7 +67,7 @@ def _forward(run: Any, items: list[Any], loader: Any) -> np.ndarray:
     batch = collate_items(items, **layout).to(run.device)
     tokens = run.model(batch)
     tokens = tokens._replace(weights_S=tokens.weights_S.abs())  # a sign is a verdict
-    return summed(tokens, batch).double().cpu().numpy().reshape(len(items), -1)
+    return pairs_impl.summed(tokens, batch).cpu().numpy().reshape(len(items), -1)
 
 
 def _groups(lengths_N: np.ndarray) -> Iterator[np.ndarray]:
@@ -97,13 +97,13 @@ def _key(run: Any, dataset: Any) -> str:
 
 
 def _code_hash() -> str:
-    """Of the source files that make a log-probability out of a batch."""
+    """Of the source files that make an answer's log-probability out of a batch."""
     top = Path(__file__).parents[1]
     files = sorted(
         p for folder in ("models", "losses", "tuners") for p in (top / folder).glob("*.py")
     )
     digest = hashlib.sha256()
-    for path in [*files, Path(__file__)]:
+    for path in [*files, Path(__file__), Path(pairs_impl.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -23,7 +23,7 @@ class SimpoConfig:
     """Weight of the chosen answers' token loss beside it; 0 is off."""
 
 
-class SimpoStage(pairs.PairStage):
+class SimpoStage(pairs.ReferenceFree):
     """What generation maximises is what is compared: the mean log-probability a token."""
 
     Config = SimpoConfig

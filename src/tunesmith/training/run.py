@@ -283,7 +283,8 @@ class TrainingRun:
         """Puts a checkpoint's trained weights into the model.
 
         Raises:
-            RunError: R202, the checkpoint was made on another base model.
+            RunError: R202, the checkpoint was made on another base model; R246, it lacks what is
+                trained, as those of an earlier version may.
         """
         if saved.state["base_hash"] != self.base_hash:
             raise RunError(
@@ -292,7 +293,18 @@ class TrainingRun:
                 where=str(saved.path),
                 fix="restore the base model's files, or start a new run",
             )
-        weights = saved.weights()
+        weights, trained = saved.weights(), self.trainable()
+        for name, parameter in trained.items():
+            if name not in weights or weights[name].shape != parameter.shape:
+                shape = tuple(weights[name].shape) if name in weights else "missing"
+                raise RunError(
+                    "R246",
+                    f"the checkpoint does not fit what is trained: `{name}` is {shape}, here it is "
+                    f"{tuple(parameter.shape)}",
+                    where=str(saved.path),
+                    why="it was written by another version of tunesmith, or for another stage",
+                    fix="resume with the version that wrote it, or start a new run",
+                )
         with torch.no_grad():
-            for name, parameter in self.trainable().items():
+            for name, parameter in trained.items():
                 parameter.copy_(weights[name])
