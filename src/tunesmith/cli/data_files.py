@@ -194,14 +194,17 @@ def source_of(
 ) -> Source:
     """A file, folder, set of the hub, name of a data set or function, as files on this machine."""
     from tunesmith import platform
-    from tunesmith.data import catalogue
+    from tunesmith.data import catalogue, read
     from tunesmith.recipe.sections import DataConfig, Source
 
     mapped = roles(columns) if columns else None
     source = Source(file, format=format, columns=mapped, max_samples=max_samples)
     config = DataConfig()
     say = lambda topic, text: output.log(f"{topic:<8}{text}")
-    return catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
+    found = catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
+    for text in read.separators(found.path):
+        say("note", text)
+    return found
 
 
 def _ready(out: Path, sources: list[Source], replace: bool) -> None:

@@ -111,7 +111,7 @@ def _parsed(module, one):
 @pytest.mark.parametrize(
     ("value", "advice"),
     [
-        ({"prompt;completion": "a;b"}, "not separated by commas"),
+        ({"prompt;completion": "a;b"}, "name each column once"),
         ({"data": [{"instruction": "a", "output": "b"}]}, "stand under `data`"),
         ({"a": [{"x": 1}], "b": 1}, "map the columns"),
     ],

@@ -33,7 +33,7 @@ def fix(value: Mapping[str, Any] | str, usual: Collection[str] = ()) -> str:
     if len(value) == 1:
         ((name, held),) = value.items()
         if ";" in name or "\t" in name or "|" in name:
-            return "the columns are not separated by commas: save the file with commas, or as .tsv"
+            return "the first line does not name each column once: name them, separated by commas"
         if isinstance(held, list) and held and isinstance(held[0], dict):
             return f"the rows stand under `{name}`: write that array alone, or one row a line"
     asked = [name for name in value if _is(name, QUESTIONS) and isinstance(value[name], str)]
