@@ -86,7 +86,7 @@ def detect(
     first = rows[0]
     found = f"columns found: {', '.join(first.value)}" if isinstance(first.value, dict) else ""
     if fitting:
-        fix = f"set format: (or --format) to one of {', '.join(fitting)}"
+        fix = f"say which: --format NAME (format: in a recipe), one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
         fix = _unknown.fix(first.value, _usual_names())
@@ -199,7 +199,12 @@ def missing(row: Row, role: str) -> NoReturn:
     """Raises D121: the column of a role is not there."""
     found = ", ".join(row.value) if isinstance(row.value, dict) else "plain text"
     what = f"column `{role}` is missing; found: {found}"
-    bad(row, "D121", what, f"add it, or map it: columns: {{{role}: NAME}}")
+    bad(
+        row,
+        "D121",
+        what,
+        f"add it, or map it: --columns {role}=NAME (columns: {{{role}: NAME}} in a recipe)",
+    )
 
 
 def text(row: Row, value: Any, name: str, *, empty: bool = False) -> str:
