@@ -160,10 +160,21 @@ def test_errors_name_what_was_written_on_the_command_line(chats, tmp_path, capsy
     err = capsys.readouterr().err
     assert "--interleave-probs 0.5,0.5" in err
     assert "data." not in err
-    assert (
-        main(["data", "mix", chats, chats, "-o", f"{out}.jsonl", "--interleave-probs", "1,3"]) == 3
-    )
+    words = ["data", "mix", chats, chats, "-o", f"{out}.jsonl", "--interleave-probs", "1,3"]
+    assert main(words) == 3
     assert "the same shares as 0.25,0.75" in capsys.readouterr().err
+
+
+def test_columns_that_are_not_known_are_said_or_the_file_is_converted_first(tmp_path, capsys):
+    odd = write(tmp_path / "odd.jsonl", [{"question": f"{n}?", "std_answer": "!"} for n in (1, 2)])
+    assert main(["data", "mix", odd, odd, "-o", str(tmp_path / "m.jsonl")]) == 3
+    assert f"tunesmith data convert {odd} -o NEW.jsonl --to" in capsys.readouterr().err
+    words = ["data", "split", odd, "-o", str(tmp_path / "s"), "--eval", "1"]
+    assert main(words) == 3
+    fix = "--columns prompt=question,completion=std_answer"
+    assert fix in capsys.readouterr().err
+    assert main([*words, *fix.split()]) == 0
+    assert "std_answer" in (tmp_path / "s" / "train.jsonl").read_text()
 
 
 def test_names_of_data_sets_are_files_too(chats, tmp_path, capsys):

@@ -213,7 +213,7 @@ def together(
         DataError: D210, probabilities that don't fit; D211, sources that can't be one; D1xx.
     """
     mix.check(len(sources), strategy, probs, said_as="--interleave-probs")
-    readings = [Reading(source, LeftOut(skip=False)) for source in sources]
+    readings = [_of_mixture(source) for source in sources]
     target = _common(readings)
     sizes = [sum(1 for _ in _values(reading, target)) for reading in readings]
     order = mix.sources(sizes, strategy, probs, seed)
@@ -233,6 +233,17 @@ def together(
     ]
     report = {"strategy": strategy, "to": target or readings[0].format, "sources": parts}
     return {**report, "written": len(order), **LeftOut(skip=False).report()}
+
+
+def _of_mixture(source: Source) -> Reading:
+    """A source of a mixture, none of which can be given a format of its own."""
+    try:
+        return Reading(source, LeftOut(skip=False))
+    except DataError as error:
+        if error.code == "D120":
+            error.fix = f"convert it first: tunesmith data convert {source.path} -o NEW.jsonl"
+            error.fix += " --to openai --format NAME (or --columns ROLE=NAME)"
+        raise
 
 
 def _common(readings: Sequence[Reading]) -> str | None:
