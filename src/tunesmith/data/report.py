@@ -155,10 +155,18 @@ def _bad_rows(report: Mapping[str, Any]) -> DataError:
         fix = f"choose another data.template (chatml writes tools and calls), or {fix}"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
-    why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
-    same = len(report["reasons"]) == 1
+    reasons = _reasons(report, count)
+    why = "\n".join(f"{n:,} × {reason}" for reason, n in reasons[:3])
+    same = len(reasons) == 1
     what = f"{count:,} of {total:,} rows can't be used: {first['reason'] if same else 'see below'}"
     return DataError(first["code"], what, where=where, why="" if same else why, fix=fix)
+
+
+def _reasons(report: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
+    """Why rows are bad, the most frequent first, without those that are left out on purpose; with
+    them where more problems are there than are listed."""
+    listed = Counter(p["reason"] for p in report["skipped"] if p["policy"] == "row")
+    return listed.most_common() if listed.total() == count else list(report["reasons"].items())
 
 
 def _advice(first: Mapping[str, Any], *, anything: bool) -> str:
