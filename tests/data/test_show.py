@@ -149,6 +149,7 @@ LONG = "".join(map(chr, range(33, 127)))
         (LONG[:30] + LONG[50:], LONG, {30: 20}),
         (LONG[:20] + LONG[30:60] + LONG[70:], LONG, {20: 10, 50: 10}),  # prompt and answer cut
         (LONG[:30] + "\x01" + LONG[50:], LONG, {31: 19}),  # a word cut in two is another token
+        ("<u>" + LONG, "<u>first<u>" + LONG, {0: 8}),  # not between `<u>` and its text
         ("a" + LONG[:3], LONG + "-" * 9, {0: 99}),  # nothing alike: one place for all
     ],
 )

@@ -114,7 +114,7 @@ def _names_of(file: Path) -> DataError:
     names = list(_read(file))
     what = "this file describes data sets and holds no rows itself"
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    fix = f"name one of its sets: data.train={file.parent}/NAME  names: {shown}"
+    fix = f"name one of its sets in its place: {file.parent}/NAME  names: {shown}"
     return DataError("D133", what, where=str(file), fix=fix)
 
 

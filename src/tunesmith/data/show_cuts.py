@@ -34,7 +34,11 @@ def gaps(ids_T: np.ndarray, whole_U: np.ndarray | None) -> dict[int, int]:
             found[at] = len(whole_U) - len(ids_T) - sum(found.values())
             return {place: count for place, count in found.items() if count > 0}
         if jump > skipped:
-            found[at + skipped] = jump - skipped
+            place = at + skipped
+            if not skipped:  # what both begin with may be the beginning of what follows: a turn's
+                last = max(found, default=0)
+                place -= _equal(ids_T[last:at][::-1], whole_U[: there + jump][::-1])
+            found[place] = jump - skipped
         at, there = at + skipped, there + jump
     if there < len(whole_U):
         found[len(ids_T)] = len(whole_U) - there
