@@ -208,7 +208,8 @@ def separators(path: str | Path) -> list[str]:
         if (kind := kind_of(file)) in tables.USUAL:
             zipped = file.name.lower().endswith(".gz")
             try:
-                with gzip.open(file) if zipped else file.open("rb") as stream:
+                opened: Any = gzip.open(file) if zipped else file.open("rb")
+                with opened as stream:
                     found.append(tables.said(file, stream, kind))
             except (OSError, EOFError, zlib.error):
                 continue  # told where its rows are read
