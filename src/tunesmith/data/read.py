@@ -208,8 +208,8 @@ def separators(path: str | Path) -> list[str]:
         if (kind := kind_of(file)) in tables.USUAL:
             zipped = file.name.lower().endswith(".gz")
             try:
-                opened: Any = gzip.open(file) if zipped else file.open("rb")
-                with opened as stream:
+                with file.open("rb") as raw:
+                    stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
                     found.append(tables.said(file, stream, kind))
             except (OSError, EOFError, zlib.error):
                 continue  # told where its rows are read
