@@ -79,7 +79,7 @@ def test_text_and_pairs_are_shown_too(tmp_path, capsys):
     assert problem["reason"] == "chosen and rejected are the same"
     pairs.write_text(json.dumps(rows[0]) + "\n")  # nothing to go on with
     assert main(["data", "inspect", str(pairs)]) == 3
-    assert "format: and columns:" in capsys.readouterr().err
+    assert "fix: mend the rows\n" in capsys.readouterr().err
 
 
 def test_verdicts_are_shown_as_kto_trains_them(tmp_path, capsys):

@@ -128,6 +128,55 @@ def test_convert(chats, tmp_path, capsys):
     ]
 
 
+def test_losses_are_asked_for_counted_and_told(tmp_path, capsys):
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "One."},
+    ]
+    chat = write(tmp_path / "tools.jsonl", [{"messages": turns, "tools": [{"name": "f"}]}] * 2)
+    words = ["data", "convert", chat, "-o", str(tmp_path / "o.jsonl"), "--to", "sharegpt"]
+    assert main(words) == 3
+    err = capsys.readouterr().err
+    assert "error[D128]: the format has no place for ids of tool calls" in err
+    assert "--lossy" in err
+    assert main([*words, "--lossy"]) == 0
+    assert "lost: ids of tool calls in 2 rows" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])["conversations"][1:3] == [
+        {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
+        {"from": "observation", "value": "1"},
+    ]
+
+
+def test_errors_name_what_was_written_on_the_command_line(chats, tmp_path, capsys):
+    out = str(tmp_path / "o")
+    assert main(["data", "split", chats, "-o", out, "--eval", "12"]) == 3
+    err = capsys.readouterr().err
+    assert "--eval asks for 12 of 12 rows" in err
+    assert "data.eval" not in err
+    assert main(["data", "mix", chats, chats, "-o", f"{out}.jsonl", "--interleave-probs", "1"]) == 3
+    err = capsys.readouterr().err
+    assert "--interleave-probs 0.5,0.5" in err
+    assert "data." not in err
+    words = ["data", "mix", chats, chats, "-o", f"{out}.jsonl", "--interleave-probs", "1,3"]
+    assert main(words) == 3
+    assert "the same shares as 0.25,0.75" in capsys.readouterr().err
+
+
+def test_columns_that_are_not_known_are_said_or_the_file_is_converted_first(tmp_path, capsys):
+    odd = write(tmp_path / "odd.jsonl", [{"question": f"{n}?", "std_answer": "!"} for n in (1, 2)])
+    assert main(["data", "mix", odd, odd, "-o", str(tmp_path / "m.jsonl")]) == 3
+    assert f"tunesmith data convert {odd} -o NEW.jsonl --to" in capsys.readouterr().err
+    words = ["data", "split", odd, "-o", str(tmp_path / "s"), "--eval", "1"]
+    assert main(words) == 3
+    fix = "--columns prompt=question,completion=std_answer"
+    assert fix in capsys.readouterr().err
+    assert main([*words, *fix.split()]) == 0
+    assert "std_answer" in (tmp_path / "s" / "train.jsonl").read_text()
+
+
 def test_names_of_data_sets_are_files_too(chats, tmp_path, capsys):
     info = {"mine": {"file_name": "chats.jsonl"}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))

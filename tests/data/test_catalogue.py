@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,15 +149,23 @@ def test_hub_sets_win_over_files_and_keep_subset_split_and_folder(folder):
     assert (found.path, found.subset, found.split) == ("hf:org/set/python", "en", "train_sft")
 
 
-def test_a_file_that_is_another_is_said(folder):
-    found, said = named(folder, {"file_name": "a.json", "file_sha1": "0" * 40, "novel": 1})
+def test_a_file_that_is_another_is_refused_or_said(folder):
+    entry = {"file_name": "a.json", "file_sha1": "0" * 40, "novel": 1}
+    with pytest.raises(DataError, match="D220") as caught:
+        named(folder, entry)
+    assert f"data.train={folder / 'a.json'}" in caught.value.fix
+    assert "data.on_finding=warn" in caught.value.fix
+    said = []
+    config = replace(write(folder, {"mine": entry}), on_finding="warn")
+    found = catalogue.named(Source("mine"), config, lambda *words: said.append(words))
     assert found.path.endswith("a.json")
     notes = [text for topic, text in said if topic == "note"]
     assert "novel" in notes[0]
     assert "is not the file described" in notes[1]
     digest = hashlib.sha1((folder / "a.json").read_bytes()).hexdigest()
     assert digest in notes[1]
-    _, said = named(folder, {"file_name": "a.json", "file_sha1": digest})
+    assert digest in caught.value.why
+    _, said = named(folder, {"file_name": "a.json", "file_sha1": digest.upper()})
     assert [topic for topic, _ in said] == ["data"]
 
 

@@ -133,10 +133,14 @@ def test_cut_answers_weigh_by_rows_and_not_where_cutting_is_chosen(tmp_path):
     assert one.text.endswith("cut to max_length 64; 2 of 9 rows (22%) lost trained tokens")
 
 
-def test_text_cut_as_the_recipe_says_is_no_reason_to_stop(tmp_path):
-    data = data_of(tmp_path, GOOD, truncated=20)
-    by_name = {one.check: one.level for one in check.check(data, MARKERS, skipping=True)}
-    assert by_name["truncation"] == "MINOR"
+@pytest.mark.parametrize("cut", [1, 3, 4, 20, 40])
+def test_what_is_cut_is_judged_alike_before_a_training(tmp_path, cut):
+    data = data_of(tmp_path, GOOD, truncated=cut)  # of 36 tokens
+    for markers in (MARKERS, replace(MARKERS, cutting=True)):
+        both = [check.check(data, markers, skipping=skipping) for skipping in (False, True)]
+        one, other = (next(f for f in found if f.check == "truncation") for found in both)
+        assert one == other
+    assert one.level == "MINOR"
 
 
 def test_documents_have_no_answers_and_repeat_short_lines(tmp_path):

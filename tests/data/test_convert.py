@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, strategies as st
 
-from tunesmith.data import convert
+from tunesmith.data import convert, convert_lossy
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row
 from tunesmith.errors import DataError
@@ -84,6 +86,51 @@ def test_what_has_no_place_is_refused(sample, name, what):
     with pytest.raises(DataError, match="D128") as caught:
         convert.rows(sample, name)
     assert what in str(caught.value)
+
+
+CALLED = Conversation(
+    (
+        Message.of("user", "?"),
+        Message("assistant", (Text("Let me see."), ToolCall("find", '{"x": 1}', "c1")), 0.5),
+        Message("tool", (Text("1"),), None, "find", "c1"),
+        Message("assistant", (Thinking("hm"), Text("One."))),
+    ),
+    ({"name": "find"},),
+)
+
+
+def test_ids_and_names_have_a_place_in_openai():
+    (row,) = convert.rows(CALLED, "openai")
+    assert row["messages"][2] == {
+        "role": "tool", "content": "1", "name": "find", "tool_call_id": "c1",
+    }  # fmt: skip
+    assert parsed(row, "openai") == CALLED
+
+
+def test_what_is_lost_is_named_and_nothing_else_is():
+    made, lost = convert_lossy.rows(CALLED, "sharegpt")
+    assert set(lost) == {
+        "ids of tool calls", "names of speakers", "a message's weight", "reasoning",
+        "a message of text and tool calls",
+    }  # fmt: skip
+    assert [turn["value"] for turn in made[0]["conversations"]] == [
+        "?", '{"name": "find", "arguments": {"x": 1}}', "1", "One.",
+    ]  # fmt: skip
+    assert json.loads(made[0]["tools"]) == [{"name": "find"}]
+    assert convert_lossy.rows(USED, "sharegpt") == (convert.rows(USED, "sharegpt"), [])
+    pair = Preference(
+        Conversation((Message.of("user", "?", 0.0),)), *((m,) for m in THOUGHT.messages[1:] * 2)
+    )
+    _, lost = convert_lossy.rows(pair, "alpaca")
+    assert set(lost) == {"a message's weight", "reasoning"}
+    feedback = Feedback(THOUGHT, True)
+    assert set(convert_lossy.rows(feedback, "sharegpt")[1]) == {"a message's weight", "reasoning"}
+
+
+@pytest.mark.parametrize("sample", [USED, CALLED, Document("x")])
+def test_what_carries_the_meaning_is_never_dropped(sample):
+    with pytest.raises(DataError, match="D128"):
+        convert_lossy.rows(sample, "alpaca")
 
 
 @given(before=plain(), chosen=words, rejected=words, asked=words)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.toy import Encoder, encode_one
-from tunesmith.data import encode, read, workers
+from tunesmith.data import encode, read, report as reports, workers
 from tunesmith.data.formats import base
 from tunesmith.errors import DataError, RunError
 from tunesmith.recipe.sections import DataConfig, Source
@@ -276,3 +276,34 @@ def test_default_is_all_cores(tmp_path, monkeypatch):
     )
     build(write(tmp_path / "a.jsonl", alpaca(2000)), tmp_path / "home", processes=None)
     assert asked in ([workers.cores()], [])  # one core: no processes
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "items", "fix"),
+    [
+        ("D204", "the prompt alone does not fit data.max_length = 9 tokens", 5,
+         "raise data.max_length, or data.on_bad_row=skip to go on without them"),
+        ("D204", "prompt and answers do not fit data.max_length = 9 tokens", 0,
+         "raise data.max_length"),
+        ("D204", "no assistant turn", 0, "mend the rows"),
+        ("D122", "`a` is empty", 0,
+         "mend the rows, or say what they are: --format and --columns (format: and columns: in a"
+         " recipe)"),
+        ("D122", "`a` is empty", 5,
+         "mend the rows, or data.on_bad_row=skip to go on without them"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_bad_rows(code, reason, items, fix):
+    problem = {"file": "f", "line": 1, "code": code, "reason": reason, "policy": "row"}
+    dropped = {**problem, "line": 2, "reason": "too long on purpose", "policy": "skip"}
+    report = {
+        "refused": 0, "bad_rows": 2, "rows": items + 3, "items": items,
+        "reasons": {reason: 2, "too long on purpose": 1},
+        "skipped": [problem, dropped, {**problem, "line": 3}],
+    }  # fmt: skip
+    with pytest.raises(DataError, match=code) as caught:
+        reports.judge(report, DataConfig(), unk=False)
+    assert caught.value.fix == fix
+    assert caught.value.what == f"2 of {items + 3} rows can't be used: {reason}"
+    looked_at = "f" if code == "D122" else "RECIPE"
+    assert (f"tunesmith data inspect {looked_at} --all" in caught.value.where) == (items > 0)

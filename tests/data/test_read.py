@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import resource
@@ -11,8 +12,10 @@ import time
 
 import pytest
 
-from tunesmith.data import json_rows, read
+from tunesmith.cli.main import main
+from tunesmith.data import json_rows, read, repair, tables
 from tunesmith.errors import DataError, MissingExtra
+from tunesmith.recipe.sections import Source
 
 GOOD = b'{"text": "one"}\n{"text": "two"}\n'
 FIVE = b'{"text": "fine"}\n' * 5
@@ -326,3 +329,58 @@ def test_rows_that_share_a_line_are_numbered(tmp_path):
 def test_a_place_is_found_in_what_is_said_of_it(said, place):
     assert json_rows.line_and_row(json_rows.place_of(said, "f")) == place
     assert json_rows.place_of("f", "f") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "separator"),
+    [
+        ("a.csv", "q,a", ","),
+        ("a.csv", "q;a", ";"),
+        ("a.csv", "q\ta", "\t"),
+        ("a.csv", "q|a", "|"),
+        ("a.csv", '"q, please";a', ";"),  # a comma in quotes separates nothing
+        ("a.csv", "q;note,a", ","),  # the usual one, if it is there at all
+        ("a.tsv", "q\ta, short; or long", "\t"),
+        ("a.tsv", "q,a", ","),
+        ("a.csv", "text;", ","),  # a column would have no name
+        ("a.csv", "text", ","),
+    ],
+)
+def test_separators_are_seen_in_the_first_line_and_said(tmp_path, name, header, separator):
+    kind = name[-3:]
+    assert tables.delimiter(header + "\r\n", kind) == separator
+    path = tmp_path / name
+    columns = next(csv.reader([header], delimiter=separator))
+    quoted = separator.join('"x, y; z"' for _ in columns)
+    path.write_text(f"\ufeff{header}\r\n{quoted}\r\n", encoding="utf-8", newline="")
+    assert [row.value for row in read.rows(path)] == [dict.fromkeys(columns, "x, y; z")]
+    said = read.separators(path)
+    told = f"{path}: columns separated by {tables.SPOKEN[separator]}, as its first line says"
+    assert said == ([] if separator == tables.USUAL[kind] else [told])
+
+
+def test_line_ends_in_cells_are_those_of_text(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'q,a\r\n"one\r\n\r\nmore","x\ny"\r\n')
+    assert [row.value for row in read.rows(path)] == [{"q": "one\n\nmore", "a": "x\ny"}]
+
+
+def test_a_table_of_semicolons_is_mended_and_split_as_one(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    rows = "".join(f"Frage {n};Antwort, {n}\r\n" for n in range(4))
+    path.write_bytes(b"question;answer\r\n" + rows.encode() + b";\r\nnur eins\r\n")
+    out = tmp_path / "m.jsonl"
+    found = repair.repair(Source(str(path)), out)
+    assert (found["written"], found["rejected"]) == (4, 1)
+    assert json.loads(out.read_text().splitlines()[3]) == {
+        "question": "Frage 3",
+        "answer": "Antwort, 3",
+    }
+    path.write_bytes(b"question;answer\r\n" + rows.encode())
+    assert main(["data", "split", str(path), "-o", str(tmp_path / "s"), "--eval", "1"]) == 0
+    assert "columns separated by semicolons" in capsys.readouterr().err
+    assert (tmp_path / "s" / "train.csv").read_text().startswith("question,answer\n")
+    assert main(["data", "inspect", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "columns separated by semicolons" in shown.err
+    assert "[[Antwort, 0" in shown.out

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.data.toy import Encoder
-from tunesmith.data import encode, show, show_page, store, unseen
+from tunesmith.data import encode, show, show_cuts, show_page, show_pairs, store, unseen
 from tunesmith.recipe.sections import DataConfig, Source
 from tunesmith.types import Encoded, Example
 
@@ -101,7 +101,8 @@ def test_tokens_and_text_that_spells_them_are_told_apart():
         ("<s>", "token"), ("say ", "text"), ("</s>", "spelled"), ("</s>", "token"),
     ]  # fmt: skip
     assert show.marked(found, colour=False) == r"<s>say [[\</s></s>]]"
-    row = {"where": "f:1", "side": "", "ids": ids, "spans": found}
+    row = {"where": "f:1", "side": "", "ids": ids, "weights": weights, "spans": found}
+    row["tokens_before_cut"] = len(ids)
     page = show_page.page("t", [], [], [row])
     assert "<span class=spelled title='plain text that spells a control token'>\\&lt;/s&gt;" in page
     assert "<span class=token title='a control token'>&lt;/s&gt;" in page
@@ -114,17 +115,94 @@ def test_what_was_cut_is_marked(tmp_path):
     cut = Example(np.array([*b"abcgh"], np.int32), np.ones(5, np.float32))
     store.write_shard(tmp_path / "s", [store.Item((cut,), 0, 1), store.Item((whole,), 0, 2)])
     data = store.open_dataset([tmp_path / "s"], ["f"], {"truncated": 3})
-    look = show.Look(decode, {}, cut=lambda item: [Encoded((whole,))])
+    look = show.Look(decode, {}, cut=lambda item: Encoded((whole,)))
     one, other = show.rows(data, [0, 1], look)
-    assert show.marked(one["spans"], colour=False) == "[[abc]]…[[gh]]"
+    assert show.marked(one["spans"], colour=False) == "[[abc]]…(3 tokens cut)…[[gh]]"
     assert (one["tokens_before_cut"], other["tokens_before_cut"]) == (8, 8)
     assert show.marked(other["spans"], colour=False) == "[[abcdefgh]]"
-    # Blocks of one document go on in each other.
+    # Blocks of one document go on in each other; pairs of one tree don't.
     store.write_shard(tmp_path / "b", [store.Item((cut,), 0, 1) for _ in range(2)])
     data = store.open_dataset([tmp_path / "b"], ["f"], {"truncated": 0})
-    texts = [show.marked(row["spans"], colour=False) for row in show.rows(data, [0, 1], LOOK)]
-    assert texts == ["[[abcgh]]…", "…[[abcgh]]"]
-    assert "goes on in another example" in show.notes(show.rows(data, [0], LOOK))[0]
+    shown = show.rows(data, [0, 1], show.Look(decode, {}, blocks=True))
+    assert [show.marked(row["spans"], colour=False) for row in shown] == [
+        "[[abcgh]]…",
+        "…[[abcgh]]",
+    ]
+    assert "goes on in another example" in show.notes(shown)[0]
+    shown = show.rows(data, [0, 1], LOOK)
+    assert [show.marked(row["spans"], colour=False) for row in shown] == ["[[abcgh]]"] * 2
+
+
+def array(text):
+    return np.array([*text.encode()], np.int32)
+
+
+LONG = "".join(map(chr, range(33, 127)))
+
+
+@pytest.mark.parametrize(
+    ("kept", "whole", "expected"),
+    [
+        ("abc", "abc", {}),
+        ("abc", "abcdef", {3: 3}),
+        ("def", "abcdef", {0: 3}),
+        (LONG[:30] + LONG[50:], LONG, {30: 20}),
+        (LONG[:20] + LONG[30:60] + LONG[70:], LONG, {20: 10, 50: 10}),  # prompt and answer cut
+        (LONG[:30] + "\x01" + LONG[50:], LONG, {31: 19}),  # a word cut in two is another token
+        ("<u>" + LONG, "<u>first<u>" + LONG, {0: 8}),  # not between `<u>` and its text
+        ("a" + LONG[:3], LONG + "-" * 9, {0: 99}),  # nothing alike: one place for all
+    ],
+)
+def test_every_place_where_tokens_are_missing_is_found(kept, whole, expected):
+    assert show_cuts.gaps(array(kept), array(whole)) == expected
+    assert show_cuts.gaps(array(kept), None) == {}
+
+
+@given(st.data())
+def test_the_numbers_of_cut_tokens_add_up(data):
+    whole = np.array(data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=200)), np.int32)
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole))))
+    found = show_cuts.gaps(whole[keep], whole)
+    assert sum(found.values()) == len(whole) - int(keep.sum())
+    assert all(0 <= place <= int(keep.sum()) for place in found)
+
+
+def pair_of(tmp_path, chosen, rejected, weights=None):
+    """A pair of texts of which what follows `:` is trained, as it is shown."""
+    sides = []
+    for text in (chosen, rejected):
+        weight = np.zeros(len(text), np.float32)
+        weight[text.index(":") + 1 :] = 1
+        sides.append(Example(array(text), weight if weights is None else weights(text)))
+    store.write_shard(tmp_path / "p", [store.Item(tuple(sides), 0, 1)])
+    data = store.open_dataset([tmp_path / "p"], ["f"], {"truncated": 0})
+    look = show.Look(decode, {}, show.SIDES, margin=lambda item: 2.5)
+    return show.rows(data, [0], look)
+
+
+def test_a_pair_is_shown_whole_with_its_prompt_once_and_its_margin(tmp_path):
+    shown = pair_of(tmp_path, "ask:yes indeed", "ask:no")
+    (block,) = show_pairs.blocks(shown)
+    assert (block.where, block.note) == ("f:1", "margin 2.5")
+    texts = [(part.title, show.marked(part.spans, colour=False)) for part in block.parts]
+    assert texts == [("prompt", "ask:"), ("chosen", "[[yes indeed]]"), ("rejected", "[[no]]")]
+    assert block.parts[2].note == "6 tokens, 2 trained"
+    assert json.loads(json.dumps(shown))[0]["margin"] == 2.5
+    page = show_page.page("t", [], [], shown)
+    assert page.count("ask:") == 1
+    assert "f:1 · margin 2.5" in page
+    assert "<div class=half><h3>rejected · 6 tokens, 2 trained</h3><pre><mark>no</mark>" in page
+
+
+def test_prompts_that_were_cut_to_different_texts_are_both_shown(tmp_path):
+    (block,) = show_pairs.blocks(pair_of(tmp_path, "long ask:yes", "ask:no"))
+    assert [part.title for part in block.parts] == ["chosen", "rejected"]
+    assert show.marked(block.parts[0].spans, colour=False) == "long ask:[[yes]]"
+    untrained = pair_of(tmp_path, "ask:yes", "ask:no", lambda text: np.zeros(len(text), np.float32))
+    assert [part.title for part in next(show_pairs.blocks(untrained)).parts] == [
+        "chosen",
+        "rejected",
+    ]
 
 
 @pytest.mark.parametrize("c", ["\u202e", "\u2066", "\u200b", "\x9b", "\x1b", "\ufeff", "\u2028"])

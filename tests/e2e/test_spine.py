@@ -58,7 +58,13 @@ def test_sft_falls_resumes_merges_and_talks(
     source = {"path": str(shared_data / file)} | ({"max_samples": rows} if rows else {})
     recipe = {
         "model": model,
-        "data": {"train": [source], "on_bad_row": "skip", "max_length": 256, "num_proc": 1},
+        "data": {
+            "train": [source],
+            "on_bad_row": "skip",
+            "max_length": 256,
+            "num_proc": 1,
+            "on_overlength": "truncate",
+        },
         "train": {"max_steps": 6, "save_steps": 6, "dtype": "float32", "logging_steps": 3},
         "optim": {"learning_rate": 3e-3, "lr_scheduler_type": "constant"},
         "output": {"name": "spine"},

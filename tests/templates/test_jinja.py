@@ -55,6 +55,16 @@ OPENED = (
 )
 
 
+@pytest.mark.parametrize("answer", ["<p>Hi</p>", "< b", "<", "plain"])
+def test_a_thought_that_the_prompt_opens_is_closed_before_any_answer(trained, answer):
+    """What both have in common ends before the answer, also if it begins as `<think>` does."""
+    template = make(OPENED, trained["bytes"])
+    talk = [Message.of("user", "q"), Message.of("assistant", answer)]
+    [[(prompt, completion, _)]] = texts(template, talk)
+    assert prompt.endswith("<think>\n")
+    assert completion == f"\n</think>\n\n{answer}<|im_end|>"
+
+
 def as_dicts(messages) -> list[dict]:
     return [{"role": m.role, "content": m.text} for m in messages]
 

@@ -202,17 +202,18 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
 
 
 def _rows(shown: list[dict[str, Any]]) -> list[str]:
-    from tunesmith.data import show
+    from tunesmith.data import show, show_pairs
 
     lines = []
-    for row in shown:
-        trained = sum(weight > 0 for weight in row["weights"])
-        side = f"  {row['side']}" if row["side"] else ""
-        whole = row["tokens_before_cut"]
-        of = f" of {whole:,}" if whole > len(row["ids"]) else ""
-        head = f"\n{row['where']}{side}  {len(row['ids']):,}{of} tokens, {trained:,} trained"
+    for block in show_pairs.blocks(shown):
+        first, *others = block.parts
+        single = [first.title, first.note] if not others else [block.note]
+        head = "  ".join(["\n" + block.where, *(text for text in single if text)])
         lines.append(show.printable(head))
-        lines.append(show.marked(row["spans"], colour=output.colour()))
+        for part in block.parts:
+            if others:
+                lines.append(f"── {part.title}{'  ' if part.note else ''}{part.note}")
+            lines.append(show.marked(part.spans, colour=output.colour()))
     if said := show.notes(shown):
         lines += ["", *said]
     return lines

@@ -22,6 +22,9 @@ FORMAT = typer.Option(help="Row format of the input; default: detected.")
 COLUMNS = typer.Option(help="Columns by role, e.g. prompt=frage,completion=antwort.")
 TO = typer.Option("--to", help="Row format of the output; default: columns as they are.")
 SKIP = typer.Option("--skip-bad", help="Leave bad rows out and list them; default: stop.")
+LOSSY = typer.Option(
+    "--lossy", help="Drop what the format has no place for (ids of calls, weights…), and count it."
+)
 SEED = typer.Option(help="Of the draws.")
 MAX = typer.Option(help="Use only the first so many rows of each source.")
 Strategy = Literal["concat", "interleave_under", "interleave_over"]
@@ -34,6 +37,7 @@ def convert(
     format: Annotated[str | None, FORMAT] = None,
     columns: Annotated[str | None, COLUMNS] = None,
     skip_bad: Annotated[bool, SKIP] = False,
+    lossy: Annotated[bool, LOSSY] = False,
     yes: Annotated[bool, YES] = False,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
@@ -42,15 +46,19 @@ def convert(
 
     source = source_of(file, format, columns)
     _ready(out, [source], yes)
-    found = rewrite.to_format(source, out, _target(to), rewrite.LeftOut(skip_bad))
+    found = rewrite.to_format(source, out, _target(to), rewrite.LeftOut(skip_bad, lossy=lossy))
     text = f"{found['rows']:,} rows of {found['format']} → {found['written']:,} of {found['to']}"
-    _report({"output": str(out), **found}, [f"{text} in {out}", found["note"]], json=json)
+    lines = [f"{text} in {out}", found["note"]]
+    lines += [f"lost: {what} in {count:,} rows" for what, count in found["lost"].items()]
+    _report({"output": str(out), **found}, lines, json=json)
 
 
 def split(
     file: Annotated[str, FILE],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for train and eval files.")],
     eval: Annotated[float, typer.Option(help="Share of the rows if below 1, else a count.")] = 0.1,
+    format: Annotated[str | None, FORMAT] = None,
+    columns: Annotated[str | None, COLUMNS] = None,
     seed: Annotated[int, SEED] = 42,
     yes: Annotated[bool, YES] = False,
     json: Annotated[bool, output.JSON] = False,
@@ -59,7 +67,7 @@ def split(
     from tunesmith.data import rewrite
     from tunesmith.recipe.sections import Holdout
 
-    source = source_of(file)
+    source = source_of(file, format, columns)
     path = source.path
     suffix = "".join(Path(path).suffixes[-2 if path.endswith(".gz") else -1 :]) or ".jsonl"
     train, evaluation = out / f"train{suffix}", out / f"eval{suffix}"
@@ -194,14 +202,17 @@ def source_of(
 ) -> Source:
     """A file, folder, set of the hub, name of a data set or function, as files on this machine."""
     from tunesmith import platform
-    from tunesmith.data import catalogue
+    from tunesmith.data import catalogue, read
     from tunesmith.recipe.sections import DataConfig, Source
 
     mapped = roles(columns) if columns else None
     source = Source(file, format=format, columns=mapped, max_samples=max_samples)
     config = DataConfig()
     say = lambda topic, text: output.log(f"{topic:<8}{text}")
-    return catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
+    found = catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
+    for text in read.separators(found.path):
+        say("note", text)
+    return found
 
 
 def _ready(out: Path, sources: list[Source], replace: bool) -> None:

@@ -106,8 +106,10 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
         "look": show.Look(
             tokenizer.decode,
             {id: token for token, id in tokenizer.added.items()},
-            SIDES.get(stage.sample, ("chosen", "rejected")),
+            SIDES.get(stage.sample, show.SIDES),
             cut=_uncut(recipe, stage, train),
+            margin=_margins(recipe, train),
+            blocks=stage.sample == (Document,),
         ),
     }
 
@@ -133,8 +135,8 @@ def check(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     return {"findings": [one.as_dict() for one in found], "problems": train.report["skipped"]}
 
 
-def _uncut(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], list[Encoded]] | None:
-    """Encodes the row of an item once more, without a limit, where rows were cut."""
+def _uncut(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], Encoded | None] | None:
+    """Encodes the sample of an item once more, without a limit, where rows were cut."""
     if not train.report["truncated"]:
         return None
     limitless = replace(
@@ -142,17 +144,40 @@ def _uncut(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], list
     )
     whole = data.changed(recipe, limitless)
     factory = data.encoder_factory(whole, stage.template.tokenizer.path)
+    maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
 
-    def encoded(item: int) -> list[Encoded]:
-        source = recipe.data.train[int(train.source_N[item])]
-        if tokenised.kind_of(source.path) or hub.is_set(source.path):
-            return []
-        name = train.report["sources"][int(train.source_N[item])]["format"]
-        samples = row_items.samples_at(train.where(item), name, source, whole.data)
-        maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
-        return maker()(samples) if len(samples) == 1 else []
+    def encoded(item: int) -> Encoded | None:
+        sample = _sample(whole, train, item)
+        return None if sample is None else maker()([sample])[0]
 
     return encoded
+
+
+def _margins(recipe: Recipe, train: Dataset) -> Callable[[int], float]:
+    """The margin that the row of an item gives its pair; 0: none."""
+
+    def margin(item: int) -> float:
+        sample = _sample(recipe, train, item) if int(train.count_N[item]) > 1 else None
+        return sample.margin if isinstance(sample, Preference) else 0.0
+
+    return margin
+
+
+def _sample(recipe: Recipe, train: Dataset, item: int) -> Sample | None:
+    """What an item was made of; None if that can't be told: token ids, rows that are streamed,
+    documents in blocks, and rows some of whose samples are left out."""
+    source = recipe.data.train[int(train.source_N[item])]
+    if tokenised.kind_of(source.path) or hub.is_set(source.path):
+        return None
+    name = train.report["sources"][int(train.source_N[item])]["format"]
+    samples = row_items.samples_at(train.where(item), name, source, recipe.data)
+    place = lambda n: (train.source_N[n], train.file_N[n], train.line_N[n])
+    first = last = item
+    while first and place(first - 1) == place(item):
+        first -= 1
+    while last + 1 < len(train) and place(last + 1) == place(item):
+        last += 1
+    return samples[item - first] if len(samples) == last + 1 - first else None
 
 
 def worst(findings: Sequence[dict[str, Any]]) -> str:

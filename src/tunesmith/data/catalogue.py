@@ -33,7 +33,8 @@ def named(source: Source, config: DataConfig, say: Say) -> Source:
     """The source with an address (a file or `hf:…`) in the place of a name.
 
     Raises:
-        DataError: D132, a name that is not known; D124, D127, D133, its entry can't be used.
+        DataError: D132, a name that is not known; D124, D127, D133, its entry can't be used; D220,
+            its file is not the one described.
     """
     path = source.path
     if path.startswith((hub.PREFIX, "builtin:")) or rows_function.is_one(path):
@@ -45,17 +46,18 @@ def named(source: Source, config: DataConfig, say: Say) -> Source:
     if corpus.prefixes(Path(path).expanduser()):
         return source
     told = _info_files(path, config)
+    warn = config.on_finding == "warn"
     for file in told:
         entries = _read(file)
         name = path if path in entries else Path(path).name
         if name in entries:
-            made = catalogue_entry.source(name, entries[name], source, file.parent, say)
+            made = catalogue_entry.source(name, entries[name], source, file.parent, say, warn=warn)
             say("data", f"{name}: {made.path} ({file})")
             return made
     name = Path(path).name if told else path
     if name in known():
-        entry = known()[name]
-        made = catalogue_entry.source(name, entry, source, _home(config), say)
+        entry = known()[name]  # its hash is ours, not the user's: another version is just said
+        made = catalogue_entry.source(name, entry, source, _home(config), say, warn=True)
         say("data", f"{name}: {made.path} ({about(entry)})")
         return made
     if told or _looks_like_a_name(path):
@@ -112,7 +114,7 @@ def _names_of(file: Path) -> DataError:
     names = list(_read(file))
     what = "this file describes data sets and holds no rows itself"
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    fix = f"name one of its sets: data.train={file.parent}/NAME  names: {shown}"
+    fix = f"name one of its sets in its place: {file.parent}/NAME  names: {shown}"
     return DataError("D133", what, where=str(file), fix=fix)
 
 
@@ -123,7 +125,7 @@ def _unknown(path: str, told: list[Path]) -> DataError:
     return DataError(
         "D132",
         f"no file, folder or data set is called `{path}`",
-        where="data.train",
+        where=path,
         fix=f"{hint}  known: {shown}".strip(),
     )
 

@@ -53,7 +53,9 @@ KNOWN = {
 }
 
 
-def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source:
+def source(
+    name: str, entry: Any, given: Source, home: Path, say: Say, *, warn: bool = False
+) -> Source:
     """The source that an entry describes; what the user said beside the name comes first.
 
     Args:
@@ -61,11 +63,12 @@ def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source
         entry: The entry.
         given: The source whose path is the name.
         home: The folder of the dataset_info.json.
-        say: Is told what is not used, and of a file that is not the one described.
+        say: Is told what is not used.
+        warn: Tell of a file that is not the one described, and use it; else that is an error.
 
     Raises:
         DataError: D124, images and the like; D127, placeholders that nothing fills; D133, an entry
-            that can't be used, or whose file is not there.
+            that can't be used, or whose file is not there; D220, it has another hash.
     """
     if not isinstance(entry, dict):
         _refuse(name, "its entry is no object", "see docs/data.md")
@@ -79,7 +82,7 @@ def source(name: str, entry: Any, given: Source, home: Path, say: Say) -> Source
             _refuse(name, f"`{key}` is no object", "see docs/data.md")
     _check_fill(name, entry, given)
     rows(name, entry)  # what can't be used is told before what is not there
-    path = _path(name, entry, home, say)
+    path = _path(name, entry, home, say, warn)
     format, columns = rows(name, _ranked(name, entry, path, say))
     return dataclasses.replace(
         given,
@@ -131,14 +134,14 @@ def _holds_lists(path: str, column: str) -> bool:
     return 2 * sum(isinstance(value, list) for value in held) > len(found) > 0
 
 
-def _path(name: str, entry: Mapping[str, Any], home: Path, say: Say) -> str:
+def _path(name: str, entry: Mapping[str, Any], home: Path, say: Say, warn: bool) -> str:
     if hub := entry.get("hf_hub_url"):
         folder = entry.get("folder")
         return f"hf:{hub}/{folder}" if folder else f"hf:{hub}"
     if script := entry.get("script_url"):
         return _own_function(name, str(script), home, say)
     if file := entry.get("file_name"):
-        return str(_checked(name, entry, (home / file).resolve(), say))
+        return str(_checked(name, entry, (home / file).resolve(), say if warn else None))
     for key, where in (("ms_hub_url", "ModelScope"), ("om_hub_url", "Modelers")):
         if key in entry:
             what = f"it lies on {where} only ({entry[key]})"
@@ -171,7 +174,12 @@ def _own_function(name: str, script: str, home: Path, say: Say) -> str:
     )
 
 
-def _checked(name: str, entry: Mapping[str, Any], file: Path, say: Say) -> Path:
+def _checked(name: str, entry: Mapping[str, Any], file: Path, say: Say | None) -> Path:
+    """The file of an entry, if it is the one described; told through `say` if there is one.
+
+    Raises:
+        DataError: D133, it is not there; D220, its SHA-1 is another.
+    """
     if not file.exists():
         page = entry.get("page")
         fix = f"download it from {page}" if page else "check file_name"
@@ -180,8 +188,14 @@ def _checked(name: str, entry: Mapping[str, Any], file: Path, say: Say) -> Path:
     if expected and file.is_file():
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha1").hexdigest()
-        if found != expected:
-            say("note", f"{name}: {file.name} is not the file described: its SHA-1 is {found}")
+        if found != str(expected).strip().lower():
+            what = f"{name}: {file.name} is not the file described"
+            if say is None:
+                why = f"Its SHA-1 is {found}; the entry's file_sha1 is {expected}."
+                fix = f"fetch it again; if it is the one you mean, data.train={file}, or"
+                fix = f"{fix} data.on_finding=warn, or correct file_sha1"
+                raise DataError("D220", what, where=str(file), why=why, fix=fix)
+            say("note", f"{what}: its SHA-1 is {found}")
     return file
 
 

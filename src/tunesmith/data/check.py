@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.data import facts as items, report as reports
+from tunesmith.data import facts as items, lines, report as reports
 from tunesmith.data.facts import Facts
 from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
@@ -81,9 +81,9 @@ def check(
         train: Training data.
         markers: What ends an answer, what begins a text.
         evaluation: Evaluation data, looked at only for rows that are trained on too.
-        skipping: Before a training. Rows are left out, and text is cut, because the recipe says so:
-            worth a word, no reason to stop unless more than half of the rows are gone. Nor are
-            copies among documents or a few rows.
+        skipping: Before a training. Rows are left out because the recipe says so: worth a word, no
+            reason to stop unless more than half of them are gone. Nor are copies among documents
+            or a few rows.
     """
     found = items.facts(train, markers.end_ids, markers.bos_id)
     compared = train if len(train) <= COMPARED else train.select(np.arange(COMPARED))
@@ -95,13 +95,28 @@ def check(
         _ends(train, found, markers),
         _empty(train, found, markers),
         _double_bos(train, found),
-        _truncated(train, markers, skipping),
+        _truncated(train, markers),
         _unknown(train.report),
         _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
         *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
+        *_one_text(train.report),
         *_not_looked_at(train, found, compared),
         *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
     )
+
+
+def _one_text(report: Mapping[str, Any]) -> list[Finding]:
+    """Says so where lines are trained as documents, and look like parts of one text."""
+    found, files, documents = lines.suspects(report.get("sources", ()))
+    if not found:
+        return []
+    which = "the file looks" if files == 1 else f"{len(found):,} of {files:,} files look"
+    text = (
+        f"each line is trained as a document of its own ({documents:,}), and {which} like one text:"
+        " short lines, blank lines between paragraphs, sentences that go on in the next line; for"
+        " one document a file say format: document of the source (or --format document)"
+    )
+    return [Finding("MINOR", "lines", text, tuple(f"{file}:1" for file in found[:5]))]
 
 
 def _not_looked_at(train: Dataset, found: Facts, compared: Dataset) -> list[Finding]:
@@ -239,8 +254,9 @@ def _double_bos(data: Dataset, found: Facts) -> Finding:
     return Finding("MAJOR", "BOS", text, _where(data, double))
 
 
-def _truncated(data: Dataset, markers: Markers, skipping: bool) -> Finding:
-    """What the length cost. The most severe level is for nobody having asked for it."""
+def _truncated(data: Dataset, markers: Markers) -> Finding:
+    """What the length cost, judged alike wherever it is asked. The most severe level is for nobody
+    having asked for it."""
     report = data.report
     tokens, cut = report["truncated"], report.get("cut_answers", 0)
     if not tokens:
@@ -253,7 +269,7 @@ def _truncated(data: Dataset, markers: Markers, skipping: bool) -> Finding:
     much = share > MOST_CUT or cut / rows > MOST_CUT
     if much and not markers.cutting:
         text += ": raise data.max_length, or write data.on_overlength: truncate (or skip)"
-    level: Level = "MAJOR" if much and not skipping and not markers.cutting else "MINOR"
+    level: Level = "MAJOR" if much and not markers.cutting else "MINOR"
     return Finding(level, "truncation", text)
 
 

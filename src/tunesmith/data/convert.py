@@ -99,9 +99,8 @@ def _message(message: Message) -> Row:
         if any(isinstance(part, Text) for part in message.parts[-len(calls) :]):
             raise spoken.no_place("text after a tool call")
         row["tool_calls"] = [_call(call) for call in calls]
-    if message.weight is not None:
-        row["weight"] = message.weight
-    return row
+    beside = {"weight": message.weight, "name": message.name, "tool_call_id": message.tool_call_id}
+    return {**row, **{key: value for key, value in beside.items() if value not in (None, "")}}
 
 
 def _call(call: ToolCall) -> Row:
@@ -120,10 +119,11 @@ def _turn(message: Message) -> Row:
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     if not calls:
         return {"from": SHAREGPT[message.role], "value": spoken.plain(message)}
-    if len(calls) != len(message.parts) or message.weight is not None:
-        raise spoken.no_place("a message of text and tool calls")
-    if any(call.id for call in calls):
-        raise spoken.no_place("ids of tool calls")
+    spoken.check_bare(message)
+    if any(isinstance(part, Thinking) for part in message.parts):
+        raise spoken.no_place(spoken.REASONING)
+    if len(calls) != len(message.parts):
+        raise spoken.no_place(spoken.BESIDE_CALLS)
     made = [{"name": call.name, "arguments": _object(call.arguments)} for call in calls]
     value = made[0] if len(made) == 1 else made
     return {"from": "function_call", "value": json.dumps(value, ensure_ascii=False)}

@@ -372,7 +372,9 @@ def too_long(where: str) -> DataError:
 
 def not_utf8(raw: bytes, start: int, where: str) -> DataError:
     what = f"not UTF-8: byte 0x{raw[start]:02X}"
-    fix = "convert the file: iconv -f GB18030 -t UTF-8 (or -f LATIN1, as it was written)"
+    fix = (
+        "tunesmith data check FILE --fix -o MENDED (or iconv -f LATIN1 -t UTF-8, as it was written)"
+    )
     return DataError("D103", what, where=where, fix=fix)
 
 

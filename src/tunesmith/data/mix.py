@@ -21,6 +21,7 @@ from tunesmith.data.order import permutation, uniform
 from tunesmith.errors import DataError
 
 Strategy = Literal["concat", "interleave_under", "interleave_over"]
+PROBS = "data.interleave_probs"
 NEAR_ONE = 2e-3
 """How far a sum of rounded probabilities may be from one: 0.333 three times is meant as thirds."""
 DRAWN = 4096
@@ -52,22 +53,29 @@ def sources(
     return _drawn(np.asarray(sizes), strategy == "interleave_over", probs, seed)
 
 
-def check(count: int, strategy: Strategy, probs: Sequence[float] | None) -> None:
+def check(
+    count: int,
+    strategy: Strategy,
+    probs: Sequence[float] | None,
+    said_as: str = PROBS,
+) -> None:
     """Refuses probabilities that don't fit. They must sum to one, as `datasets` wants them: of
     0.7, 0.7 nobody can say which was meant to be 0.3.
 
     Raises:
         DataError: D210.
     """
-    _check_shape(count, strategy, probs)
+    _check_shape(count, strategy, probs, said_as)
     if probs is not None and abs(sum(probs) - 1) > NEAR_ONE:
         what = f"the probabilities sum to {sum(probs):.6g}, not to 1"
         shares = ", ".join(f"{p / sum(probs):.4g}" for p in probs)
-        where = "data.interleave_probs"
-        raise DataError("D210", what, where=where, fix=f"the same shares as {shares}")
+        given = shares if said_as.startswith("data.") else shares.replace(" ", "")
+        raise DataError("D210", what, where=said_as, fix=f"the same shares as {given}")
 
 
-def _check_shape(count: int, strategy: Strategy, probs: Sequence[float] | None) -> None:
+def _check_shape(
+    count: int, strategy: Strategy, probs: Sequence[float] | None, said_as: str = PROBS
+) -> None:
     if probs is None:
         return
     what = ""
@@ -79,7 +87,9 @@ def _check_shape(count: int, strategy: Strategy, probs: Sequence[float] | None) 
         what = "every probability must be above 0"
     if what:
         fix = "one number for each source, e.g. [0.7, 0.3], and mix_strategy: interleave_under"
-        raise DataError("D210", what, where="data.interleave_probs", fix=fix)
+        if not said_as.startswith("data."):
+            fix = f"one number for each file: {said_as} {','.join([f'{1 / count:.4g}'] * count)}"
+        raise DataError("D210", what, where=said_as, fix=fix)
 
 
 def _drawn(sizes: np.ndarray, over: bool, probs: Sequence[float], seed: int) -> np.ndarray:

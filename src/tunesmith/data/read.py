@@ -6,7 +6,6 @@ A bad row is reported; a bad file is an error.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import itertools
@@ -18,7 +17,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunesmith.data import corpus
+from tunesmith.data import corpus, tables
 from tunesmith.data.json_rows import (
     MAX_ROW,
     OnBad,
@@ -195,7 +194,26 @@ def _stream(path: Path, kind: str, whole: bool, on_bad: OnBad) -> Iterator[Row]:
         elif kind == "text":
             yield from (Row(text, file, n) for n, text in text_lines(stream, file, on_bad))
         else:
-            yield from _table(stream, file, "\t" if kind == "tsv" else ",", on_bad)
+            yield from tables.rows(stream, file, kind, on_bad)
+
+
+def separators(path: str | Path) -> list[str]:
+    """What to tell of tables whose columns are not separated as their names say.
+
+    Raises:
+        DataError: D101, nothing is there.
+    """
+    found = []
+    for file in data_files(path):
+        if (kind := kind_of(file)) in tables.USUAL:
+            zipped = file.name.lower().endswith(".gz")
+            try:
+                with file.open("rb") as raw:
+                    stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+                    found.append(tables.said(file, stream, kind))
+            except (OSError, EOFError, zlib.error):
+                continue  # told where its rows are read
+    return [text for text in found if text]
 
 
 def _is_array(stream: BinaryIO) -> bool:
@@ -212,61 +230,13 @@ def _document(stream: BinaryIO, file: str) -> Row:
     if len(raw) > MAX_ROW:
         raise too_long(f"{file}:1")
     collected: list[DataError] = []
-    lines = list(text_lines_of(raw, file, collected))
+    lines = list(tables.lines_of(raw, file, collected))
     if collected:
         raise collected[0]
     if not lines:
         raise DataError("D102", "the file holds no text", where=f"{file}:1", fix="remove the file")
     text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     return Row(text, file, 1)
-
-
-def text_lines_of(raw: bytes, file: str, collected: list[DataError]) -> Iterator[tuple[int, str]]:
-    """`text_lines` of bytes in memory; errors are collected."""
-    import io
-
-    return text_lines(io.BytesIO(raw), file, collected.append)
-
-
-def _table(stream: BinaryIO, file: str, delimiter: str, on_bad: OnBad) -> Iterator[Row]:
-    """CSV or TSV: the first record names the columns; values are strings."""
-    csv.field_size_limit(MAX_ROW)
-    lines = _csv_lines(stream, file, on_bad)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    start = 1
-    try:
-        columns = next(reader, [])
-        if len(set(columns)) != len(columns) or not all(columns):
-            what = f"columns without a name or with the same name: {', '.join(columns)}"
-            raise DataError("D110", what, where=f"{file}:1", fix="name each column once")
-        start = reader.line_num + 1
-        for values in reader:
-            if len(values) == len(columns):
-                yield Row(dict(zip(columns, values, strict=True)), file, start)
-            elif values:
-                what = f"{len(values)} fields, but {len(columns)} columns are named in line 1"
-                fix = "quote fields that hold the delimiter, or remove the row"
-                on_bad(DataError("D110", what, where=f"{file}:{start}", fix=fix))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        fix = "check the quotes of this record and the one before"
-        raise DataError("D110", f"not CSV: {error}", where=f"{file}:{start}", fix=fix) from None
-
-
-def _csv_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[str]:
-    """Lines with their ends; blank ones too, which may belong to a quoted field."""
-    number = 0
-    while raw := stream.readline(MAX_ROW + 1):
-        number += 1
-        if len(raw) > MAX_ROW:
-            raise too_long(f"{file}:{number}")
-        collected: list[DataError] = []
-        lines = list(text_lines_of(raw, file, collected))
-        for error in collected:  # the line was number 1 of the bytes it was given
-            where = f"{file}:{number}"
-            on_bad(DataError(error.code, error.what, where=where, fix=error.fix))
-        if lines or not collected:
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
 
 
 def _parquet(path: Path) -> Iterator[Row]:

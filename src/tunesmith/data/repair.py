@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tunesmith.data import decode, mend, read, write
+from tunesmith.data import decode, mend, read, tables, write
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row, line_and_row, where
 from tunesmith.errors import DataError
@@ -111,7 +111,7 @@ def _rows(path: Path, repairs: Counter[str], rejected: list[Rejected]) -> Iterat
         raw.seek(0)
         stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
         if kind in ("csv", "tsv"):
-            yield from _table(stream, path, "\t" if kind == "tsv" else ",", repairs, rejected)
+            yield from _table(stream, path, kind, repairs, rejected)
         elif kind == "text":
             yield from _texts(stream, path, repairs)
         else:
@@ -203,9 +203,11 @@ def _mended(
 
 
 def _table(
-    stream: BinaryIO, path: Path, delimiter: str, repairs: Counter[str], rejected: list[Rejected]
+    stream: BinaryIO, path: Path, kind: str, repairs: Counter[str], rejected: list[Rejected]
 ) -> Iterator[Row]:
     lines = (text + "\n" for _, text in decode.lines(stream, repairs))
+    header, lines = tables.first_of(lines)
+    delimiter = tables.delimiter(header, kind)
     reader = csv.reader(lines, delimiter=delimiter)
     columns = next(reader, [])
     line = reader.line_num + 1

@@ -150,17 +150,33 @@ def _bad_rows(report: Mapping[str, Any]) -> DataError:
     count, total = report["bad_rows"], report["rows"]
     first = _first(report, "row")
     where = _where(report, "row", count)
-    fix = "mend the rows, or data.on_bad_row=skip to go on without them"
-    if not report["items"]:  # nothing to go on with
-        fix = "mend the rows, or say what they are: format: and columns: of the source"
+    fix = _advice(first, anything=bool(report["items"]))
     if "chat template" in first["reason"]:
         fix = f"choose another data.template (chatml writes tools and calls), or {fix}"
     if count == 1:
         return DataError(first["code"], first["reason"], where=where, fix=fix)
-    why = "\n".join(f"{n:,} × {reason}" for reason, n in list(report["reasons"].items())[:3])
-    same = len(report["reasons"]) == 1
+    reasons = _reasons(report, count)
+    why = "\n".join(f"{n:,} × {reason}" for reason, n in reasons[:3])
+    same = len(reasons) == 1
     what = f"{count:,} of {total:,} rows can't be used: {first['reason'] if same else 'see below'}"
     return DataError(first["code"], what, where=where, why="" if same else why, fix=fix)
+
+
+def _reasons(report: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
+    """Why rows are bad, the most frequent first, without those that are left out on purpose; with
+    them where more problems are there than are listed."""
+    listed = Counter(p["reason"] for p in report["skipped"] if p["policy"] == "row")
+    return listed.most_common() if listed.total() == count else list(report["reasons"].items())
+
+
+def _advice(first: Mapping[str, Any], *, anything: bool) -> str:
+    """What to do about bad rows like this one; `anything`: other rows can be used."""
+    mend = "mend the rows"
+    if "data.max_length" in first["reason"]:
+        mend = "raise data.max_length"
+    elif not anything and first["code"] in ("D121", "D122", "D123"):
+        mend += ", or say what they are: --format and --columns (format: and columns: in a recipe)"
+    return mend + (", or data.on_bad_row=skip to go on without them" if anything else "")
 
 
 def _first(report: Mapping[str, Any], policy: str) -> Mapping[str, Any]:
@@ -171,7 +187,8 @@ def _first(report: Mapping[str, Any], policy: str) -> Mapping[str, Any]:
 
 def _where(report: Mapping[str, Any], policy: str, count: int) -> str:
     first = _first(report, policy)
-    listed = f"; list: tunesmith data inspect {first['file']}" if report["items"] else ""
+    looked_at = first["file"] if first["code"].startswith("D1") else "RECIPE"
+    listed = f"; list: tunesmith data inspect {looked_at} --all" if report["items"] else ""
     more = f" (+{count - 1:,} more{listed})"
     return place(first) + (more if count > 1 else "")
 

@@ -7,6 +7,7 @@ row. Rows keep their columns, unless another format is asked for.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from tunesmith.data import (
     convert,
+    convert_lossy,
     encode,
     fill,
     mix,
@@ -41,6 +43,10 @@ class LeftOut:
     skip: bool
     count: int = 0
     listed: list[dict[str, str]] = field(default_factory=list)
+    lossy: bool = False
+    """Rows are written without what the wanted format has no place for, if it can be dropped."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Rows by what is not in them any more."""
 
     def __call__(self, error: DataError) -> None:
         if not self.skip:
@@ -54,7 +60,7 @@ class LeftOut:
             self.listed.append({"where": error.where, "code": error.code, "reason": error.what})
 
     def report(self) -> dict[str, Any]:
-        return {"left_out": self.count, "problems": self.listed}
+        return {"left_out": self.count, "problems": self.listed, "lost": dict(self.lost)}
 
 
 class Reading:
@@ -123,7 +129,11 @@ def _written(row: Row, samples: Samples, target: str | None, left_out: LeftOut) 
     if target is None:
         return [row.value]
     try:
-        return [made for sample in samples for made in convert.rows(sample, target)]
+        if not left_out.lossy:
+            return [made for sample in samples for made in convert.rows(sample, target)]
+        parts = [convert_lossy.rows(sample, target) for sample in samples]
+        left_out.lost.update({what for _, lost in parts for what in lost})
+        return [row for made, _ in parts for row in made]
     except DataError as error:
         left_out(DataError(error.code, error.what, where=row.where, fix=error.fix))
         return []
@@ -155,7 +165,7 @@ def into_two(
     first: dict[bytes, int] = {}
     for _, samples in Reading(source, LeftOut(skip=True)):
         first.setdefault(similar.key(_text(samples, similar.spoken)), len(first))
-    _, drawn = split.holdout(len(first), holdout, seed)
+    _, drawn = split.holdout(len(first), holdout, seed, said_as="--eval")
     chosen = set(drawn.tolist())
     counts = [0, 0]
     left_out = LeftOut(skip=True)
@@ -202,8 +212,8 @@ def together(
     Raises:
         DataError: D210, probabilities that don't fit; D211, sources that can't be one; D1xx.
     """
-    mix.check(len(sources), strategy, probs)
-    readings = [Reading(source, LeftOut(skip=False)) for source in sources]
+    mix.check(len(sources), strategy, probs, said_as="--interleave-probs")
+    readings = [_of_mixture(source) for source in sources]
     target = _common(readings)
     sizes = [sum(1 for _ in _values(reading, target)) for reading in readings]
     order = mix.sources(sizes, strategy, probs, seed)
@@ -225,6 +235,17 @@ def together(
     return {**report, "written": len(order), **LeftOut(skip=False).report()}
 
 
+def _of_mixture(source: Source) -> Reading:
+    """A source of a mixture, none of which can be given a format of its own."""
+    try:
+        return Reading(source, LeftOut(skip=False))
+    except DataError as error:
+        if error.code == "D120":
+            error.fix = f"convert it first: tunesmith data convert {source.path} -o NEW.jsonl"
+            error.fix += " --to openai --format NAME (or --columns ROLE=NAME)"
+        raise
+
+
 def _common(readings: Sequence[Reading]) -> str | None:
     """The format of a mixture; None if rows can stay as they are."""
     mapped = any(reading.source.columns for reading in readings)
@@ -233,7 +254,9 @@ def _common(readings: Sequence[Reading]) -> str | None:
     kinds = {reading.module.SAMPLE for reading in readings}
     if len(kinds) > 1:
         names = ", ".join(f"{one.source.path} ({one.format})" for one in readings)
-        fix = "convert them to one format first: tunesmith data convert"
+        fix = (
+            "convert them to one format first: tunesmith data convert FILE -o NEW.jsonl --to FORMAT"
+        )
         raise DataError("D211", "the sources can't be one file", where=names, fix=fix)
     return COMMON[kinds.pop()]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunesmith.data import read
+from tunesmith.data import read, show_cuts
 from tunesmith.data.formats import base as formats
 from tunesmith.data.store import Dataset
 from tunesmith.data.unseen import printable
@@ -23,6 +23,7 @@ from tunesmith.types import Conversation, Encoded, Example, Feedback, Preference
 
 Decode = Callable[[Sequence[int]], str]
 CUT = "…"
+SIDES = ("chosen", "rejected")
 WIDTH = 30
 """Characters of the longest bar."""
 
@@ -45,8 +46,12 @@ class Look(NamedTuple):
     """Tokens that are no text, by id."""
     sides: Sequence[str] = ()
     """What the examples of an item of several are called."""
-    cut: Callable[[int], Sequence[Encoded]] | None = None
-    """Encodes the row of an item without a limit; None: nothing was cut."""
+    cut: Callable[[int], Encoded | None] | None = None
+    """Encodes the sample of an item without a limit; None: nothing was cut."""
+    margin: Callable[[int], float] = lambda item: 0.0
+    """By how much the chosen answer of an item is better, if its row says so."""
+    blocks: bool = False
+    """Items of one row are parts of one document, which goes on from each to the next."""
 
 
 def summary(data: Dataset) -> dict[str, Any]:
@@ -127,14 +132,15 @@ def _shown(
 ) -> dict[str, Any]:
     ids_T, weights_T = example
     whole_T = _whole(item, number, len(data[item]), look)
-    before, after = _goes_on(data, item)
-    found = spans(ids_T, weights_T, look, _first_change(ids_T, whole_T))
+    before, after = _goes_on(data, item) if look.blocks else (False, False)
+    found = spans(ids_T, weights_T, look, show_cuts.gaps(ids_T, whole_T))
     gap = [Span(CUT, 0.0, "cut")]
     found = [*(gap if before else []), *found, *(gap if after else [])]
     return {
         "row": item,
         "where": data.where(item),
         "side": side,
+        "margin": look.margin(item),
         "ids": ids_T.tolist(),
         "weights": weights_T.tolist(),
         "text": look.decode(ids_T.tolist()),
@@ -145,22 +151,14 @@ def _shown(
 
 def _whole(item: int, number: int, count: int, look: Look) -> np.ndarray | None:
     """The ids of an example before it was cut; None where that is not known, or nothing was."""
-    made = look.cut(item) if look.cut is not None else ()
-    if len(made) != 1 or len(made[0].examples) != count:
+    made = look.cut(item) if look.cut is not None else None
+    if made is None or len(made.examples) != count:
         return None
-    return made[0].examples[number].ids_T
-
-
-def _first_change(ids_T: np.ndarray, whole_T: np.ndarray | None) -> int | None:
-    """Where tokens are missing first."""
-    if whole_T is None or len(whole_T) <= len(ids_T):
-        return None
-    same = ids_T == whole_T[: len(ids_T)]
-    return len(ids_T) if same.all() else int(same.argmin())
+    return made.examples[number].ids_T
 
 
 def _goes_on(data: Dataset, item: int) -> tuple[bool, bool]:
-    """Whether an item's row goes on before it and after it: blocks of a document."""
+    """Whether an item's row goes on before it and after it."""
     place = lambda i: (data.source_N[i], data.file_N[i], data.line_N[i])
     before = item > 0 and place(item - 1) == place(item)
     return before, item + 1 < len(data) and place(item + 1) == place(item)
@@ -173,28 +171,31 @@ def _named(examples: Sequence[Example], sides: Sequence[str]) -> Iterable[tuple[
 
 
 def spans(
-    ids_T: np.ndarray, weights_T: np.ndarray, look: Look, cut: int | None = None
+    ids_T: np.ndarray, weights_T: np.ndarray, look: Look, gaps: Mapping[int, int] | None = None
 ) -> list[Span]:
-    """Runs of tokens of one weight, control tokens apart, and a mark where tokens are missing.
+    """Runs of tokens of one weight, control tokens apart, and a mark wherever tokens are missing,
+    with their number.
 
     Runs are decoded whole: a character may need several tokens.
     """
     control_T = np.isin(ids_T, list(look.controls))
     changes = (np.diff(weights_T) != 0) | control_T[1:] | control_T[:-1]
     borders = {0, *(np.flatnonzero(changes) + 1).tolist(), len(ids_T)}
-    borders |= set() if cut is None else {cut}
+    cut = {place: Span(f"{CUT}({count:,} tokens cut){CUT}", 0.0, "cut")
+           for place, count in (gaps or {}).items()}  # fmt: skip
+    borders |= set(cut)
     names = sorted(set(look.controls.values()), key=len, reverse=True)
     spelled = re.compile("|".join(map(re.escape, names)) or "(?!)")
     found: list[Span] = []
     for a, b in itertools.pairwise(sorted(borders)):
-        if a == cut:
-            found.append(Span(CUT, 0.0, "cut"))
+        if a in cut:
+            found.append(cut[a])
         weight = float(weights_T[a])
         if control_T[a]:
             found.append(Span(look.controls[int(ids_T[a])], weight, "token"))
         else:
             found += _told_apart(_decoded(ids_T, a, b, look.decode), weight, spelled)
-    return [*found, Span(CUT, 0.0, "cut")] if cut == len(ids_T) else found
+    return [*found, cut[len(ids_T)]] if len(ids_T) in cut else found
 
 
 def _decoded(ids_T: np.ndarray, a: int, b: int, decode: Decode) -> str:

@@ -11,6 +11,8 @@ from tunesmith.data.store import Dataset
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import Holdout
 
+EVAL = "data.eval"
+
 
 def of_dataset(data: Dataset, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Items for training and for evaluation, each ascending, int64.
@@ -52,18 +54,22 @@ def _expanded(chosen: np.ndarray, first_D: np.ndarray, count_D: np.ndarray) -> n
     return np.repeat(first, count) + within
 
 
-def _empty(what: str) -> DataError:
-    fix = "leave rows on both sides, or name a file of evaluation rows"
-    return DataError("D208", what, where="data.eval", fix=fix)
+def _empty(what: str, said_as: str = EVAL) -> DataError:
+    fix = "leave rows on both sides"
+    fix += ", or name a file of evaluation rows" if said_as == EVAL else ": ask for fewer, or more"
+    return DataError("D208", what, where=said_as, fix=fix)
 
 
-def holdout(n: int, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(
+    n: int, config: Holdout, seed: int, said_as: str = EVAL
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and of evaluation rows, each ascending, int64.
 
     Args:
         n: Rows in all.
         config: A count, or a fraction (rounded, at least one row).
         seed: The run's seed.
+        said_as: What the user wrote to ask for it, for messages.
 
     Raises:
         DataError: D208, neither side may be empty.
@@ -74,6 +80,6 @@ def holdout(n: int, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]
         taken = max(1, round(n * (config.fraction or 0.0)))
     if not 0 < taken < n:
         asked = f"count: {config.count}" if config.count is not None else f"{config.fraction:g}"
-        raise _empty(f"data.eval asks for {taken:,} of {n:,} rows ({asked})")
+        raise _empty(f"{said_as} asks for {taken:,} of {n:,} rows ({asked})", said_as)
     drawn = permutation(n, seed, 0, "holdout")
     return np.sort(drawn[taken:]), np.sort(drawn[:taken])

@@ -68,6 +68,8 @@ def open_streams(
         rows = heads[-1].report["rows"]
         looked_at = f"streamed; looked at its first {rows:,} rows"
         say("data", f"{source.path}: {name}{detected}, {looked_at}")
+        for text in [] if hub.is_set(source.path) else read.separators(source.path):
+            say("note", text)
         streams.append(stream.SourceStream(source, name, config, make_encoder, say))
     joined = store.concat(heads, reports.joined([one.report for one in heads]))
     reports.judge(joined.report, config, unk=checks.unk_id is not None)

@@ -177,7 +177,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: object) -> DataError:
-    fix = "make it again: tunesmith data tokenize"
+    fix = "make it again: tunesmith data tokenize TEXT -o FOLDER"
     return DataError("D212", f"not a folder of tokens: {error}", where=str(path), fix=fix)
 
 
@@ -282,8 +282,9 @@ def _check_record(prefix: Path, made: corpus.Record | None, wanted: Wanted) -> N
             where=str(prefix),
             why=f"Its ids are of {made.vocab_size:,} tokens, and this model has {size or 0:,}: the"
             " same numbers are other words.",
-            fix=f"model={made.model}, or make it again: tunesmith data tokenize TEXT -o {prefix}"
-            " --to megatron --model MODEL; if it is one tokenizer saved twice, delete"
+            fix=f"model={made.model} (data verbs: --model {made.model}), or make it again:"
+            f" tunesmith data tokenize TEXT -o {prefix} --to megatron --model MODEL;"
+            f" if it is one tokenizer saved twice, delete"
             f" {prefix.name}{corpus.RECORD}",
         )
 

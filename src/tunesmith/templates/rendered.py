@@ -185,6 +185,8 @@ class RenderedChat:
         empty. Else the completion begins with the message's own words.
         """
         common = _common(sent, text)
+        if start is not None:  # an answer's own `<` is no part of the `<think>` that was sent
+            common = min(common, start)
         opened = sent[common:]
         begin = common if start is None else start
         if text[begin:].strip() == "":

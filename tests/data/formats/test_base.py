@@ -111,7 +111,7 @@ def _parsed(module, one):
 @pytest.mark.parametrize(
     ("value", "advice"),
     [
-        ({"prompt;completion": "a;b"}, "not separated by commas"),
+        ({"prompt;completion": "a;b"}, "name each column once"),
         ({"data": [{"instruction": "a", "output": "b"}]}, "stand under `data`"),
         ({"a": [{"x": 1}], "b": 1}, "map the columns"),
     ],
@@ -120,3 +120,30 @@ def test_what_a_file_that_looks_wrong_is_told(value, advice):
     with pytest.raises(DataError, match="D120") as caught:
         base.detect([row(value)])
     assert advice in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("value", "what", "fix"),
+    [
+        ({"messages": "hello"}, "`messages` is text, not a list of messages", "openai holds"),
+        (
+            {"messages": '[{"role": 1}]'},
+            "`messages` is text, not a list of messages",
+            "the list itself",
+        ),
+        ({"instruction": ["a"], "output": 3}, "`instruction` is a list, not text", "alpaca holds"),
+        (
+            {"conversations": [{"speaker": "Ann", "says": "hi"}]},
+            "`conversations[0]` is no message: it has no `role`",
+            "--columns messages=conversations,role_tag=speaker,content_tag=says",
+        ),
+    ],
+)
+def test_columns_that_are_there_are_not_called_missing(value, what, fix):
+    with pytest.raises(DataError, match="D120") as caught:
+        base.detect([row(value), row(value)])
+    assert "columns are those of" in caught.value.what
+    assert "each of the first 2 rows" in caught.value.what
+    assert caught.value.what.endswith(what)
+    assert caught.value.where == row(value).where
+    assert fix in caught.value.fix

@@ -1,4 +1,4 @@
-"""What to do with rows that no format fits: the columns they have suggest it."""
+"""What to do with rows that no format fits: their columns, and what stands in these, suggest it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fix(value: Mapping[str, Any] | str, usual: Collection[str] = ()) -> str:
     if len(value) == 1:
         ((name, held),) = value.items()
         if ";" in name or "\t" in name or "|" in name:
-            return "the columns are not separated by commas: save the file with commas, or as .tsv"
+            return "the first line does not name each column once: name them, separated by commas"
         if isinstance(held, list) and held and isinstance(held[0], dict):
             return f"the rows stand under `{name}`: write that array alone, or one row a line"
     asked = [name for name in value if _is(name, QUESTIONS) and isinstance(value[name], str)]
@@ -48,6 +48,19 @@ def fix(value: Mapping[str, Any] | str, usual: Collection[str] = ()) -> str:
         pair = {"prompt": asked[0], "chosen": said[0], "rejected": said[1]}
         return f"{_mapped(pair)}; the better answer as chosen"
     return _slip(value, usual) or general
+
+
+def turns(value: Mapping[str, Any] | str) -> str:
+    """Advice where a column holds turns under keys that no format knows; else empty."""
+    columns = value if isinstance(value, Mapping) else {}
+    for name in columns:
+        held = columns[name]
+        if isinstance(held, list) and held and isinstance(held[0], dict) and len(held[0]) == 2:
+            speaker, said = held[0]
+            return _mapped({"messages": name, "role_tag": speaker, "content_tag": said})
+        if isinstance(held, str) and held.lstrip().startswith("["):
+            return f"`{name}` is a list written as text: write the list itself"
+    return ""
 
 
 def _mapped(columns: Mapping[str, str]) -> str:

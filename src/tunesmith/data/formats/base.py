@@ -81,15 +81,50 @@ def detect(
             break
     if len(fitting) == 1:
         return fitting[0]
+    if not fitting and (mistyped := _mistyped(rows)) is not None:
+        raise mistyped
     first = rows[0]
     found = f"columns found: {', '.join(first.value)}" if isinstance(first.value, dict) else ""
     if fitting:
-        fix = f"set format: (or --format) to one of {', '.join(fitting)}"
+        fix = f"say which: --format NAME (format: in a recipe), one of {', '.join(fitting)}"
         what = f"the rows fit several formats ({found})"
     else:
         fix = _unknown.fix(first.value, _usual_names())
         what = f"no format fits these rows ({found or 'plain text'})"
     raise DataError("D120", what, where=first.where, fix=fix)
+
+
+JUDGED = ("openai", "sharegpt", "alpaca", "preference", "feedback", "text")
+"""Formats that a row is compared with when no format fits: of these the columns say which is meant.
+A tree or HC3 shares its columns with others, so its complaints would mislead."""
+WRONG = ("D122", "D123")
+"""What `parse` says of a column that is there and can't be used."""
+
+
+def _mistyped(rows: Sequence[Row]) -> DataError | None:
+    """D120 that says what is wrong in the columns, where a format's columns are in each of these
+    rows, and none of them can be used; None where columns are missing."""
+    for name in JUDGED:
+        faults = [_fault(load(name), row) for row in rows]
+        if any(fault is None or fault.code not in WRONG for fault in faults):
+            continue
+        first = next(fault for fault in faults if fault is not None)
+        which = f"each of the first {len(rows)} rows" if len(rows) > 1 else "the row"
+        what = f"the columns are those of {name}, but {which} holds something else there"
+        fix = _unknown.turns(rows[0].value) or f"write what {name} holds there (see docs/data.md)"
+        return DataError("D120", f"{what}: {first.what}", where=first.where, fix=fix)
+    return None
+
+
+def _fault(format: Format, row: Row) -> DataError | None:
+    """Why a row can't be parsed; None if it can, or is plain text."""
+    if not isinstance(row.value, dict):
+        return None
+    try:
+        format.parse(row, {}, DataConfig())
+    except DataError as error:
+        return error
+    return None
 
 
 @cache
@@ -164,7 +199,12 @@ def missing(row: Row, role: str) -> NoReturn:
     """Raises D121: the column of a role is not there."""
     found = ", ".join(row.value) if isinstance(row.value, dict) else "plain text"
     what = f"column `{role}` is missing; found: {found}"
-    bad(row, "D121", what, f"add it, or map it: columns: {{{role}: NAME}}")
+    bad(
+        row,
+        "D121",
+        what,
+        f"add it, or map it: --columns {role}=NAME (columns: {{{role}: NAME}} in a recipe)",
+    )
 
 
 def text(row: Row, value: Any, name: str, *, empty: bool = False) -> str:

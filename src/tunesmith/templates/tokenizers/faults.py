@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunesmith.errors import EnvironmentFault
 
-_BY_HAND = "convert it with the library that made it, where you trust that, to a tokenizer.json"
+_ANOTHER = "use a model whose tokenizer can be written as tokenizer.json; this one can't be trained"
 
 
 def unreadable(file: Path, error: object) -> EnvironmentFault:
@@ -21,7 +21,7 @@ def unreadable(file: Path, error: object) -> EnvironmentFault:
 
 def unsupported(what: str) -> EnvironmentFault:
     """E223: there is no tokenizer.json that computes the same."""
-    return EnvironmentFault("E223", f"{what} can't be written as tokenizer.json", fix=_BY_HAND)
+    return EnvironmentFault("E223", f"{what} can't be written as tokenizer.json", fix=_ANOTHER)
 
 
 def no_pattern(where: str, known: str) -> EnvironmentFault:
