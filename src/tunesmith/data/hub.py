@@ -302,9 +302,14 @@ def _offline(source: Source, at: Address) -> DataError:
     """D130, in one line what to do on a machine with a network."""
     mode = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     file = f" {at.inside}" if at.is_file else ""
+    found = f"DIR/{at.inside}"
+    if not at.is_file:
+        folder = f"DIR/{at.inside}" if at.inside else "DIR"
+        subset = f", subset: {source.subset}" if source.subset else ""
+        found = f'"{{path: {folder}, split: {source.split or "train"}{subset}}}"'
     return DataError(
         "D130",
         f"{source.path} is not here and the hub can't be reached{mode}",
         fix=f"where there is a network: hf download {at.repo}{file} --repo-type dataset"
-        " --local-dir DIR, then data.train=DIR",
+        f" --local-dir DIR, then data.train={found}",
     )
