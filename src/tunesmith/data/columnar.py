@@ -30,7 +30,7 @@ def parquet(path: Path) -> Iterator[Row]:
         raise MissingExtra("pyarrow", "hub", "reading Parquet") from None
     try:
         yield from _numbered(parquet.ParquetFile(path).iter_batches(batch_size=ROWS), path)
-    except arrow.ArrowInvalid as error:
+    except (arrow.ArrowException, OSError) as error:
         raise _damaged("Parquet", path, error) from None
 
 
@@ -55,7 +55,7 @@ def arrow(path: Path) -> Iterator[Row]:
                 source.seek(0)
                 with pyarrow.ipc.open_stream(source) as stream:
                     yield from _numbered(_small(stream), path)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowSerializationError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise _damaged("Arrow", path, error) from None
 
 
@@ -72,7 +72,10 @@ def _numbered(batches: Iterable[Any], path: Path) -> Iterator[Row]:
             yield Row(value, str(path), number)
 
 
-def _damaged(kind: str, path: Path, error: Exception) -> DataError:
+def _damaged(kind: str, path: Path, error: Exception) -> Exception:
+    """What Arrow makes of a file cut short is an OSError without a number of the system's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     what = f"not {kind}: {error}"
     return DataError("D104", what, where=str(path), fix="check the file's name, or fetch it again")
 

@@ -68,7 +68,7 @@ REAL = {
     "instruct/llamafactory/v1_dpo_demo.jsonl": ("preference", 10, 0),
     "instruct/llamafactory/v1_sft_demo.jsonl": ("openai", 500, 0),
     "instruct/llamafactory/wiki_demo.txt": ("text", None, 0),
-    "instruct/llms_tool/finetune": ("alpaca", 711, 0),
+    "instruct/llms_tool/finetune/example/train": ("alpaca", 667, 0),
     "instruct/llms_tool/rm": ("preference", 91, 0),
     "instruct/misc/AdvertiseGen_dev.json": ("prompt_completion", 1070, 0),
     "instruct/misc/BELLE_eval_set.json": "D120",
