@@ -69,7 +69,7 @@ REAL = {
     "instruct/llamafactory/v1_sft_demo.jsonl": ("openai", 500, 0),
     "instruct/llamafactory/wiki_demo.txt": ("text", None, 0),
     "instruct/llms_tool/finetune/example/train": ("alpaca", 667, 0),
-    "instruct/llms_tool/rm": ("preference", 91, 0),
+    "instruct/llms_tool/rm/example/train": ("preference", 49, 0),
     "instruct/misc/AdvertiseGen_dev.json": ("prompt_completion", 1070, 0),
     "instruct/misc/BELLE_eval_set.json": "D120",
     "instruct/misc/dev1K.json": ("alpaca", 1000, 0),
