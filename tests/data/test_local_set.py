@@ -70,6 +70,13 @@ def test_splits_and_subsets_are_those_of_the_readme(tmp_path, shards):
             chosen(tmp_path, source)
 
 
+def test_a_folder_without_rows_has_no_split(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="D232"):
+        chosen(tmp_path, Source(str(tmp_path / "empty"), split="train"))
+
+
 def test_a_copy_follows_the_content_of_the_folder(tmp_path, shards):
     pytest.importorskip("datasets")
     source = Source(str(shards), split="test")

@@ -205,6 +205,20 @@ def _load(
     return commit, itertools.islice(rows, source.max_samples)
 
 
+def of_folder(source: Source, folder: Path, split: str) -> Iterable[Any]:
+    """Rows of a split of a folder that is laid out as a set of the hub, as they are read.
+
+    Raises:
+        MissingExtra: without the package `datasets`.
+        Exception: whatever that package says of the folder.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra("datasets", "hub", f"a split of {source.path}") from None
+    return datasets.load_dataset(str(folder), name=source.subset, split=split, streaming=True)
+
+
 def _commit(source: Source, at: Address) -> str:
     """The commit of a set's revision; in offline mode, where `datasets` may still find the set in
     its own cache, it is not known."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import hub
-from tunesmith.errors import ConfigError, DataError, MissingExtra
+from tunesmith.errors import ConfigError, DataError, TunesmithError
 from tunesmith.recipe.sections import Source
 
 DICT = "dataset_dict.json"
@@ -85,7 +85,7 @@ def _copy(source: Source, folder: Path, home: Path, say: Say) -> Path:
     shown = f"{source.path}[{f'{source.subset}, ' if source.subset else ''}{split}]"
     target = home / "data" / "local" / f"{_digest(source, folder, split)}.jsonl"
     if not target.is_file():
-        rows = _rows(source, folder, split)
+        rows = _told(source, folder, lambda: hub.of_folder(source, folder, split))
         aside = target.with_suffix(f".tmp-{os.getpid()}")
         try:
             count = _told(source, folder, lambda: hub.write_rows(aside, rows))
@@ -111,17 +111,6 @@ def _digest(source: Source, folder: Path, split: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _rows(source: Source, folder: Path, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtra("datasets", "hub", f"a split of {source.path}") from None
-    load = lambda: datasets.load_dataset(
-        str(folder), name=source.subset, split=split, streaming=True
-    )
-    return _told(source, folder, load)
-
-
 def _told(source: Source, folder: Path, ask: Callable[[], Any]) -> Any:
     """What `datasets` answers; its errors as ours.
 
@@ -130,9 +119,11 @@ def _told(source: Source, folder: Path, ask: Callable[[], Any]) -> Any:
     """
     try:
         return ask()
-    except (OSError, MemoryError):
+    except (MemoryError, TunesmithError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not that package's own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"{source.path} can't be read as a data set: {first}"
         fix = "name split: and subset: as its README.md does, or one of its files"
