@@ -186,3 +186,16 @@ def test_what_others_write_about_a_set_is_no_row(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHATS))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"a": {}}, indent=2))
     assert values(tmp_path) == CHATS
+
+
+def test_a_split_is_chosen_and_told_on_the_command_line(tmp_path, capsys, shards, monkeypatch):
+    pytest.importorskip("datasets")
+    from tunesmith.cli.main import main
+
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
+    words = ["data", "check", str(shards), "stage=pretrain", "data.train.split=train"]
+    assert main(words) == 0
+    assert "4 rows →" in capsys.readouterr().err
+    # The stage is found out first; what is fetched for that is told too.
+    assert main(["data", "check", str(shards), "data.train.split=test"]) == 0
+    assert "2 rows →" in capsys.readouterr().err
