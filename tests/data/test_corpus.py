@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +120,19 @@ def test_nothing_is_left_of_what_was_interrupted(tmp_path):
         add([1])
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".c.bin.tmp-{dead.pid}"
+    alive = tmp_path / f".c.bin.tmp-{os.getppid()}"
+    other = tmp_path / f".d.bin.tmp-{dead.pid}"
+    for path in (left, alive, other):
+        path.write_bytes(b"ids")
+    with corpus.writer(tmp_path / "c", "bin", 10) as add:
+        add([1])
+    assert [left.exists(), alive.exists(), other.exists()] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,11 @@ def test_parquet(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(DataError, match="D104"):
         list(read.rows(tmp_path / "b.parquet"))
+    whole = bytearray((tmp_path / "a.parquet").read_bytes())
+    whole[4:40] = b"x" * 36  # the footer is there, the pages are not
+    (tmp_path / "b.parquet").write_bytes(whole)
+    with pytest.raises(DataError, match="D104"):
+        list(read.rows(tmp_path / "b.parquet"))
 
 
 READ_ALL = r"""

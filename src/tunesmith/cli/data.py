@@ -133,10 +133,11 @@ def recipe_of(
             fix = "write format: and columns: beside path: in data.train"
             raise ConfigError("C202", what, where="command line", fix=fix)
         return recipes.load(path, overrides)
-    source = path if not kind else json.dumps({"path": path, **kind}, ensure_ascii=False)
+    # A mapping, so that data.train.split=… and others can be added to it.
+    source = json.dumps({"path": path, **kind}, ensure_ascii=False)
     base = [f"model={model}", f"data.train={source}"]
     if not any(text.startswith(("stage=", "stage.kind=")) for text in overrides):
-        base.append(f"stage={inspection.stage_for([*base, *overrides])}")
+        base.append(f"stage={inspection.stage_for([*base, *overrides], say)}")
     return recipes.load(None, [*base, *overrides])
 
 

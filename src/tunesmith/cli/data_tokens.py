@@ -28,6 +28,10 @@ def tokenize(
     append_eos: Annotated[
         bool, typer.Option(help="Corpora only: end each document with the tokenizer's EOS.")
     ] = True,
+    documents: Annotated[
+        Literal["auto", "lines", "paragraphs"],
+        typer.Option(help="Corpora only: what is a document in a text file; auto looks, and says."),
+    ] = "auto",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there.")] = False,
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
@@ -39,7 +43,7 @@ def tokenize(
     if to == "store":
         found = tokenizing.to_store(recipe, out, replace=yes, progress=say)
     else:
-        limits = tokenizing.Documents(min_chars, append_eos)
+        limits = tokenizing.Documents(min_chars, append_eos, documents)
         found = tokenizing.to_corpus(recipe, out, to, limits, replace=yes, progress=say)
     lines = [f"{found['rows']:,} rows → {found['tokens']:,} tokens in {out} ({to})"]
     if found["left_out"]:

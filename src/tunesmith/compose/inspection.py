@@ -64,13 +64,14 @@ def _joined(encoded: list[Encoded]) -> Encoded:
     return Encoded(examples, sum(one.truncated for one in encoded), cut_answer=cut)
 
 
-def stage_for(overrides: Sequence[str]) -> str:
-    """The stage that trains on what `data.train=…` names, by what its rows become."""
+def stage_for(overrides: Sequence[str], say: Any = None) -> str:
+    """The stage that trains on what `data.train=…` names, by what its rows become; `say` is told
+    what is fetched for it."""
     from tunesmith.data.formats import base as formats
 
     kept = [text for text in overrides if text.startswith("data.")]
-    recipe = recipes.load(None, kept)
-    (source,) = data.local(recipe).data.train[:1]
+    recipe = data.named(recipes.load(None, kept))
+    (source,) = data.local(recipe, say).data.train[:1]
     if tokenised.kind_of(source.path):
         return tokenised.stage_of(source.path)
     name = source.format or encode.detect(source, (Conversation, Preference, Feedback))

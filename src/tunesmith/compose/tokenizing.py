@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.compose import data, model
-from tunesmith.data import corpus, read, rewrite, tokenised
+from tunesmith.data import corpus, documents, encode, tokenised
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.recipe.sections import Recipe, Source
+from tunesmith.recipe.sections import Recipe
 from tunesmith.templates.tokenizer import Tokenizer
-from tunesmith.types import Document
-
-BATCH_CHARACTERS = 2_000_000
-"""Text encoded at once: what is in memory at a time."""
 
 
 class Documents(NamedTuple):
@@ -23,6 +19,7 @@ class Documents(NamedTuple):
 
     min_chars: int = 10
     append_eos: bool = True
+    divided: documents.Divided = "auto"
 
 
 def to_store(recipe: Recipe, out: Path, *, replace: bool, progress: Any = None) -> dict[str, Any]:
@@ -67,11 +64,11 @@ def to_corpus(
 ) -> dict[str, Any]:
     """Encodes documents into a corpus of token ids, in bounded memory.
 
-    Documents of a text file are separated by blank lines; other files hold one a row.
+    Documents of a text file are its lines or its paragraphs; other files hold one a row.
 
     Raises:
         ConfigError: C180, no EOS to append; C212, something is there already.
-        DataError: D1xx; D205, rows that are no documents.
+        DataError: D1xx; D205, rows that are no documents; D230, a document of enormous length.
     """
     if not replace and corpus.kind_of(prefix) is not None:
         raise _taken(prefix)
@@ -90,14 +87,18 @@ def to_corpus(
         tokenizer.eos_id if end else None,
         recipe.model.path or "",
     )
+    said, say = time.monotonic(), progress or (lambda topic, text: None)
     with corpus.writer(prefix, kind, tokenizer.vocab_size, made_by) as add:
-        for texts in _batches(recipe.data.train):
+        for texts in documents.batches(recipe.data.train, limits.divided, say):
             long_enough = [text for text in texts if len(text.strip()) >= limits.min_chars]
             counts["left_out"] += len(texts) - len(long_enough)
             for ids in tokenizer.encode_documents(long_enough):
                 add([*ids, *end])
                 counts["rows"] += 1
                 counts["tokens"] += len(ids) + len(end)
+            if time.monotonic() - said > encode.SAY_EVERY:
+                said = time.monotonic()
+                say("data", f"{counts['rows']:,} documents, {counts['tokens']:,} tokens")
         if not counts["rows"]:
             what = f"no document has {limits.min_chars} characters"
             raise DataError("D203", what, where=recipe.data.train[0].path, fix="--min-chars 0")
@@ -107,41 +108,3 @@ def to_corpus(
 def _taken(path: Path) -> ConfigError:
     fix = "choose another name, or --yes to replace it"
     return ConfigError("C212", "the output is there already", where=str(path), fix=fix)
-
-
-def _batches(sources: tuple[Source, ...]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for source in sources:
-        for text in _documents(source):
-            batch.append(text)
-            characters += len(text)
-            if characters > BATCH_CHARACTERS:
-                yield batch
-                batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _documents(source: Source) -> Iterator[str]:
-    """Texts; the lines of a text file up to a blank one are one document."""
-    found = rewrite.Reading(source, rewrite.LeftOut(skip=False))
-    if found.module.SAMPLE is not Document:
-        kind = found.module.SAMPLE.__name__.lower()
-        what = f"the format {found.format} gives {kind}s, a corpus is made of documents"
-        raise DataError("D205", what, where=source.path, fix="--to store encodes conversations")
-    lines = all(read.kind_of(path) == "text" for path in read.data_files(source.path))
-    if not lines or found.module.WHOLE_FILES:
-        for _, samples in found:
-            yield from (one.text for one in samples if isinstance(one, Document))
-        return
-    paragraph: list[str] = []
-    last = ("", 0)
-    for row, _ in found:
-        if paragraph and (row.file, row.line) != (last[0], last[1] + 1):
-            yield "\n".join(paragraph)
-            paragraph = []
-        paragraph.append(str(row.value))
-        last = row.file, row.line
-    if paragraph:
-        yield "\n".join(paragraph)

@@ -27,8 +27,14 @@ IGNORED = -100
 
 
 def is_saved(path: Path) -> bool:
-    """Whether `save_to_disk` wrote this folder."""
-    return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    """Whether `save_to_disk` wrote this folder, and its rows are token ids as far as is known."""
+    if not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        return False
+    try:
+        columns = json.loads((path / "dataset_info.json").read_text("utf-8")).get("features")
+    except (OSError, ValueError, AttributeError):
+        columns = None
+    return not columns or "input_ids" in columns
 
 
 def dataset(path: Path, config: DataConfig, home: Path, vocab_size: int | None) -> store.Dataset:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data import catalogue_entry, corpus, hub, read, rows_function
+from tunesmith.data import catalogue_entry, corpus, hub, local_set, read, rows_function
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipe.sections import DataConfig, Source
 from tunesmith.registry import did_you_mean
@@ -135,23 +135,24 @@ def local(source: Source, config: DataConfig, home: Path, say: Say) -> Source:
 
     Raises:
         ConfigError: C105, a split, subset or revision of what has none.
-        DataError: D130, D131, the hub; D134, the function.
+        DataError: D130, D131, the hub; D134, the function; D231, D232, splits of a folder.
     """
     _check_hub_keys(source)
     if source.path.startswith(hub.PREFIX):
         return hub.fetched(source, config.cache_dir, home, say)
     if rows_function.is_one(source.path):
         return rows_function.made(source, home, say)
-    return source
+    return local_set.chosen(source, home, say)
 
 
 def _check_hub_keys(source: Source) -> None:
     """Refuses keys that would be ignored: a file has no splits."""
     of_hub = source.path.startswith(hub.PREFIX)
     whole = of_hub and not hub.address(source.path).is_file
+    whole = whole or Path(source.path).expanduser().is_dir()
     meant = {"subset": whole, "split": whole, "revision": of_hub}
     for key, allowed in meant.items():
         if vars(source)[key] is not None and not allowed:
             what = f"`{key}` means nothing for the file {source.path}"
-            fix = f"remove `{key}`, or name a set of the hub: hf:ORG/NAME"
+            fix = f"remove `{key}`, or name a set: hf:ORG/NAME, or a folder"
             raise ConfigError("C105", what, where="data.train", fix=fix)

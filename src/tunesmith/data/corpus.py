@@ -11,6 +11,7 @@ Legend: `S` sentences, `D` documents, `T` tokens.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
+import psutil
 
 from tunesmith.errors import DataError
 
@@ -191,6 +193,7 @@ def writer(
     targets = [_beside(prefix, suffix) for suffix in SUFFIXES[kind]]
     noted = _beside(prefix, RECORD)
     aside = [path.with_name(f".{path.name}.tmp-{os.getpid()}") for path in targets]
+    _sweep(prefix.parent, targets)
     dtype = dtype_for(vocab_size)
     lens: list[int] = []
 
@@ -217,6 +220,15 @@ def writer(
     finally:
         for path in aside:
             path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, targets: Sequence[Path]) -> None:
+    """Removes what a process that was killed left of the same corpus: it may be gigabytes."""
+    for target in targets:
+        for left in folder.glob(f".{glob.escape(target.name)}.tmp-*"):
+            number = left.name.rpartition("-")[2]
+            if number.isdigit() and not psutil.pid_exists(int(number)):
+                left.unlink(missing_ok=True)
 
 
 def _npy_header(stream: BinaryIO, dtype: np.dtype, count: int) -> None:

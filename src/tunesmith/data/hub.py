@@ -205,6 +205,20 @@ def _load(
     return commit, itertools.islice(rows, source.max_samples)
 
 
+def of_folder(source: Source, folder: Path, split: str) -> Iterable[Any]:
+    """Rows of a split of a folder that is laid out as a set of the hub, as they are read.
+
+    Raises:
+        MissingExtra: without the package `datasets`.
+        Exception: whatever that package says of the folder.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra("datasets", "hub", f"a split of {source.path}") from None
+    return datasets.load_dataset(str(folder), name=source.subset, split=split, streaming=True)
+
+
 def _commit(source: Source, at: Address) -> str:
     """The commit of a set's revision; in offline mode, where `datasets` may still find the set in
     its own cache, it is not known."""
@@ -302,9 +316,14 @@ def _offline(source: Source, at: Address) -> DataError:
     """D130, in one line what to do on a machine with a network."""
     mode = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     file = f" {at.inside}" if at.is_file else ""
+    found = f"DIR/{at.inside}"
+    if not at.is_file:
+        folder = f"DIR/{at.inside}" if at.inside else "DIR"
+        subset = f", subset: {source.subset}" if source.subset else ""
+        found = f'"{{path: {folder}, split: {source.split or "train"}{subset}}}"'
     return DataError(
         "D130",
         f"{source.path} is not here and the hub can't be reached{mode}",
         fix=f"where there is a network: hf download {at.repo}{file} --repo-type dataset"
-        " --local-dir DIR, then data.train=DIR",
+        f" --local-dir DIR, then data.train={found}",
     )

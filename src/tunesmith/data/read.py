@@ -1,4 +1,4 @@
-"""Rows of files and folders: JSON, JSON Lines, CSV, TSV, text and Parquet, gzipped or not.
+"""Rows of files and folders: JSON, JSON Lines, CSV, TSV, text, Parquet and Arrow, gzipped or not.
 
 A file is known by its name and checked against its first bytes. Every row knows its file and line.
 A bad row is reported; a bad file is an error.
@@ -17,7 +17,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunesmith.data import corpus, tables
+from tunesmith.data import columnar, corpus, folder_splits, tables
 from tunesmith.data.json_rows import (
     MAX_ROW,
     OnBad,
@@ -27,7 +27,7 @@ from tunesmith.data.json_rows import (
     text_lines,
     too_long,
 )
-from tunesmith.errors import DataError, MissingExtra
+from tunesmith.errors import DataError
 
 KINDS = {
     ".json": "json",
@@ -38,7 +38,11 @@ KINDS = {
     ".txt": "text",
     ".md": "text",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
+NOTES = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"))
+"""What `datasets` and others write about the rows beside them."""
+_SEPARATE = "name the files as separate sources; of a set of the hub, its `split`"
 __all__ = ["Row", "content_hash", "data_files", "kind_of", "locate", "rows"]
 
 
@@ -59,7 +63,7 @@ def rows(
 
     Raises:
         DataError: D101 to D110, the file or one of its rows can't be read.
-        MissingExtra: Parquet without pyarrow.
+        MissingExtra: Parquet or Arrow without pyarrow.
     """
     files = data_files(path)
     found = (row for file in files for row in _rows_of(file, whole, on_bad or _raise))
@@ -98,7 +102,8 @@ def data_files(path: str | Path) -> list[Path]:
     """The data files below a path, sorted; hidden ones and other kinds of file are passed over.
 
     Raises:
-        DataError: D101, none is there; D104, a folder holds several kinds of data file.
+        DataError: D101, none is there; D104, a folder holds several kinds of data file; D231,
+            it holds rows to train on and rows to evaluate with.
     """
     top = locate(path)
     if not top.is_dir():
@@ -106,6 +111,7 @@ def data_files(path: str | Path) -> list[Path]:
     found = sorted(p for p in top.rglob("*") if p.is_file() and not _hidden(p, top) and kind_of(p))
     if any(kind_of(p) != "text" for p in found):  # a README.md beside the data is no data
         found = [p for p in found if p.suffix != ".md"]
+    found = [p for p in found if p.name not in NOTES] or found
     if not found:
         what = "the folder holds no data files"
         raise DataError("D101", what, where=str(top), fix=f"known: {', '.join(KINDS)} (.gz)")
@@ -113,7 +119,8 @@ def data_files(path: str | Path) -> list[Path]:
     if len(kinds) > 1:
         names = ", ".join(p.relative_to(top).as_posix() for p in kinds.values())
         what = f"the folder mixes kinds of data: {names}"
-        raise DataError("D104", what, where=str(top), fix="name the files as separate sources")
+        raise DataError("D104", what, where=str(top), fix=_SEPARATE)
+    folder_splits.check(found, top)
     return found
 
 
@@ -122,7 +129,7 @@ def _hidden(path: Path, top: Path) -> bool:
 
 
 def kind_of(path: Path) -> str | None:
-    """json, csv, tsv, text or parquet by the file's name; None for other files."""
+    """json, csv, tsv, text, parquet or arrow by the file's name; None for other files."""
     name = path.name.lower().removesuffix(".gz")
     return KINDS.get(os.path.splitext(name)[1])
 
@@ -154,7 +161,8 @@ def _rows_of(path: Path, whole: bool, on_bad: OnBad) -> Iterator[Row]:
         on_bad(error)
 
     try:
-        reader = _parquet(path) if kind == "parquet" else _stream(path, kind, whole, counted)
+        columns = columnar.READERS.get(kind)
+        reader = columns(path) if columns else _stream(path, kind, whole, counted)
         for row in reader:
             count, line = count + 1, row.line
             yield row
@@ -237,21 +245,3 @@ def _document(stream: BinaryIO, file: str) -> Row:
         raise DataError("D102", "the file holds no text", where=f"{file}:1", fix="remove the file")
     text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     return Row(text, file, 1)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    """Parquet: `line` is the number of the row, from 1."""
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "hub", "reading Parquet") from None
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield Row(value, str(path), number)
-    except arrow.ArrowInvalid as error:
-        what = f"not Parquet: {error}"
-        raise DataError("D104", what, where=str(path), fix="check the file's name") from None

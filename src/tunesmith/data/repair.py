@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tunesmith.data import decode, mend, read, tables, write
+from tunesmith.data import columnar, decode, mend, read, tables, write
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row, line_and_row, where
 from tunesmith.errors import DataError
@@ -54,7 +54,7 @@ def repair(source: Source, out: Path, config: DataConfig | None = None) -> dict[
         DataError: D101, D104 it can't be opened; D102, nothing is left.
     """
     path = read.locate(source.path)
-    if path.is_dir() or read.kind_of(path) == "parquet":
+    if path.is_dir() or read.kind_of(path) in columnar.READERS:
         what = "only a single JSON, CSV, TSV or text file can be mended"
         raise DataError("D112", what, where=str(path), fix="name the files one by one")
     repairs: Counter[str] = Counter()

@@ -309,10 +309,13 @@ def _blocks(found: corpus.Corpus, max_length: int, number: int) -> store.Shard:
 
 
 def _scanned(found: corpus.Corpus, home: Path) -> tuple[str, int]:
-    """(sha256 of both files, largest id), read once for each size and time of change."""
+    """(sha256 of both files, largest id), read once for each size and time of change.
+
+    The time an inode changed counts too: a tool may set back the other one, but never this.
+    """
     stats = [file.stat() for file in found.files]
     names = [
-        f"{f.resolve()}:{s.st_size}:{s.st_mtime_ns}"
+        f"{f.resolve()}:{s.st_size}:{s.st_mtime_ns}:{s.st_ctime_ns}:{s.st_ino}"
         for f, s in zip(found.files, stats, strict=True)
     ]
     memo, key = home / "corpora.json", "|".join(names)

@@ -29,9 +29,10 @@ def check_target(path: Path, *, replace: bool, sources: tuple[Path, ...] = ()) -
         DataError: D104, the name says no known kind of file.
         ConfigError: C212, something is there already, or it is what is being read.
     """
-    if kind_of(path) is None:
-        what = f"unknown kind of file: `{path.suffix or path.name}`"
-        raise DataError("D104", what, where=str(path), fix=f"known: {', '.join(KINDS)} (.gz)")
+    if kind_of(path) in (None, "arrow"):
+        what = f"no kind of file that can be written: `{path.suffix or path.name}`"
+        known = ", ".join(name for name, kind in KINDS.items() if kind != "arrow")
+        raise DataError("D104", what, where=str(path), fix=f"known: {known} (.gz)")
     if any(path.exists() and path.samefile(source) for source in sources):
         fix = "write to another file"
         raise ConfigError("C212", "the output is what is being read", where=str(path), fix=fix)

@@ -60,9 +60,9 @@ class Source:
     fill: Mapping[str, str] | None = None
     """Texts for placeholders in the rows: {name: Ada} fills <NAME>, {{name}} and {{NAME}}."""
     subset: str | None = None
-    """Hub sets: the configuration; default: the only one."""
+    """Hub sets and folders: the configuration; default: the only one."""
     split: str | None = None
-    """Hub sets: the split; default: train."""
+    """Hub sets and folders with splits: which one; default: train."""
     revision: str | None = None
     """Hub sets: branch, tag or commit; default: the newest when it is first fetched."""
 
