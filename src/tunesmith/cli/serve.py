@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.answering import ENGINE, Dtype, checked_engine
+from tunesmith.cli.answering import Dtype
+from tunesmith.cli.engines import ENGINE, checked_engine
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ async def answer(service: Service, request: Request) -> Response:
     if body.echo:
         raise Refusal("S124", "`echo` is not supported in a stream", "echo", fix="leave it out")
     await asked.submit()
-    return replies.Live(replies.guarded(_chunks(asked, body)), replies.EVENTS, asked.cancel)
+    return replies.Live(_chunks(asked, body), replies.EVENTS, asked.cancel, replies.told)
 
 
 def _check(body: CompletionBody) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,9 +17,12 @@ from tunesmith.serving import faults
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.service import Limits
 
+_log = logging.getLogger("tunesmith.serving")
 B = TypeVar("B", bound=BaseModel)
 MAX_DEPTH = 64
 """Arrays and objects inside one another."""
+ENDED = "tunesmith.ended"
+"""Where the scope of a request has the status that a stream ended with."""
 GONE = 499
 """The status that is noted for a client that left before its answer; nobody sees it."""
 
@@ -142,13 +146,27 @@ class Live(Response):
     """An answer sent as it comes.
 
     Whatever happens, `done` is called at the end: it cancels what nobody waits for. Sending waits
-    for a slow client; the engine does not, see `Ticket.put`.
+    for a slow client; the engine does not, see `Ticket.put`. The status was sent long before an
+    answer is broken off; how it ended is noted under `ENDED` in the scope.
+
+    Args:
+        frames: The answer.
+        media_type: Of the body.
+        done: Called at the end.
+        last_words: What the client is told where the frames end in a refusal.
     """
 
-    def __init__(self, frames: AsyncGenerator[bytes], media_type: str, done: Callable[[], None]):
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        media_type: str,
+        done: Callable[[], None],
+        last_words: Callable[[Refusal], bytes],
+    ):
         super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"})
         self.frames = frames
         self.done = done
+        self.last_words = last_words
         self.headers["content-type"] = media_type
         del self.headers["content-length"]
 
@@ -158,18 +176,33 @@ class Live(Response):
         try:
             await asyncio.wait({pump, left}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
-                pump.result()
+                scope[ENDED] = pump.result()
+            else:
+                scope[ENDED] = GONE
         finally:
             self.done()
             await _ended(pump, left)
             await self.frames.aclose()
 
-    async def _pump(self, send: Send) -> None:
+    async def _pump(self, send: Send) -> int:
+        """Sends everything; the status that the answer would have had, had its end been known."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async for frame in self.frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        ended = 200
+        try:
+            async for found in self.frames:
+                await send({"type": "http.response.body", "body": found, "more_body": True})
+        except Refusal as fault:
+            ended, last = fault.status, self.last_words(fault)
+        except OSError:  # the client is gone
+            return GONE
+        except Exception:  # a bug of ours: the client must not take the answer for whole
+            _log.exception("a stream failed")
+            ended, last = 500, self.last_words(faults.failed())
+        else:
+            last = b""
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+        return ended
 
 
 def frame(value: Any) -> bytes:
@@ -183,15 +216,9 @@ DONE = b"data: [DONE]\n\n"
 EVENTS = "text/event-stream; charset=utf-8"
 
 
-async def guarded(frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Frames, and the reason as a last one if they are broken off."""
-    try:
-        async for found in frames:
-            yield found
-    except Refusal as fault:
-        yield frame(fault.body())
-    finally:
-        await frames.aclose()
+def told(fault: Refusal) -> bytes:
+    """The last event of a stream that is broken off; OpenAI's clients raise it."""
+    return frame(fault.body())
 
 
 def reply(value: dict[str, Any]) -> Response:
