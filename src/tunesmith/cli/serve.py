@@ -98,17 +98,35 @@ def command(
     given: dict[str, Any] | None = None,
 ) -> None:
     """Serve a model by OpenAI's API. Ctrl-C finishes what was asked, then ends."""
+    words = given or {}
+    adapters = _adapters(adapter or [], name or label(model))
+    for spec in (model, *adapters.values()):
+        _find(spec)  # before torch is loaded
     from tunesmith.compose import serving
     from tunesmith.serving import server
 
-    words = given or {}
     settings, slots = _settings(host, words)
     name = name or label(model)
-    adapters = _adapters(adapter or [], name)
     dtype, engine = words.get("dtype", "auto"), checked_engine(model, words)
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
         offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
         _serve(offers, settings, found)
+
+
+def _find(spec: str) -> None:
+    """Refuses a model that is not there.
+
+    Raises:
+        EnvironmentFault: E201, no such model.
+        RunError: R107, a run that can't answer yet.
+    """
+    from tunesmith.compose import gguf, source
+    from tunesmith.compose.answering import answering
+
+    if not gguf.named(spec):
+        source.locate(answering(spec)[0])
+    elif not Path(spec).expanduser().is_file():
+        raise source.missing_model(spec)
 
 
 def _settings(host: str, words: dict[str, Any]) -> tuple[Settings, int]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compose.rules import Begun, Form, Marked, Rule
 from tunesmith.errors import ConfigError, RunError
+from tunesmith.rundir import lock
 
 if TYPE_CHECKING:
     from tunesmith.generation.grammar_impl import Trie
@@ -116,13 +117,16 @@ def answering(spec: str, root: str = "runs/") -> tuple[str, tuple[str, ...]]:
         return spec, ()
     run = found[0]
     try:
-        run.model_path()
+        there = run.model_path().name
+        if lock.is_held(run.path):
+            return spec, (f"{run.id} is still training: {there}, the best it has saved, answers",)
     except RunError as error:
         recorded = run.info().get("base")
         if error.code != "R107" or recorded is None:
             raise
         base = source.existing_base(recorded, run.path)
-        return base, (f"{run.id} has neither final/ nor a checkpoint yet: its base answers",)
+        state = "is still training and has" if lock.is_held(run.path) else "has"
+        return base, (f"{run.id} {state} neither final/ nor a checkpoint yet: its base answers",)
     return spec, ()
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.serving import faults
+from tunesmith.serving import complaints, faults
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.service import Limits
 
@@ -23,6 +23,8 @@ MAX_DEPTH = 64
 """Arrays and objects inside one another."""
 ENDED = "tunesmith.ended"
 """Where the scope of a request has the status that a stream ended with."""
+MOST_DIGITS = 400
+"""Of a whole number; a float ends at 309."""
 GONE = 499
 """The status that is noted for a client that left before its answer; nobody sees it."""
 
@@ -48,7 +50,7 @@ async def body(request: Request, kind: type[B], limits: Limits) -> B:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise faults.of_validation(error) from None
+        raise complaints.of_validation(error, value) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -76,7 +78,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         Refusal: S110.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+        value = json.loads(raw.decode("utf-8"), parse_constant=_no_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refusal("S110", f"the body is not JSON: {said}") from None
@@ -88,6 +90,12 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
 
 
 def _check_tree(value: Any) -> None:
