@@ -173,6 +173,9 @@ def engine_over(
         said = (f"draft: {draft.description} guesses {given['speculate']} tokens ahead",)
     elif engine.lookup is not None:
         said = (f"up to {engine.lookup} tokens are guessed from the text so far",)
+    if said and str(loaded.model.hf.dtype) != "torch.float32":
+        # One pass over several tokens rounds otherwise than one over one.
+        said = (*said, "answers are exactly those without guesses in float32 (--dtype float32)")
     return base.build(engine.kind, loaded.model, loaded.tokenizer, **given), said
 
 
