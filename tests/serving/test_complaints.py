@@ -47,7 +47,7 @@ BODIES = [
         "is missing",
     ),
     (CHAT, {"messages": ASK, "response_format": {"type": "xml"}}, "response_format", '"xml"'),
-    (CHAT, {"messages": ASK, "logit_bias": {"x": 1}}, "logit_bias.x", "pattern"),
+    (CHAT, {"messages": ASK, "logit_bias": {"x": 1}}, "logit_bias", 'has the key "x"'),
 ]
 
 

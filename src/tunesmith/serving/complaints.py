@@ -81,6 +81,8 @@ def _said(path: str, one: Any, value: Any) -> str:
         tag = value.get("type") if isinstance(value, dict) else None
         wanted = context.get("expected_tags", "'text', 'json_object', 'json_schema'")
         return f"`{path}.type` is {_shown(tag)}; it must be one of {wanted}"
+    if one["loc"][-1] == "[key]":
+        return f"`{path}` has the key {_shown(one['input'])}; keys are token ids"
     said = str(one["msg"]).removeprefix("Value error, ")[:300]
     return f"`{path}`: {said}" if path else said
 
@@ -99,6 +101,8 @@ def _place(parts: Sequence[str | int], kind: str, body: Any) -> Place:
     """The field of an error: pydantic's path without the names of branches."""
     found: list[str | int] = []
     value = body
+    if parts[-1] == "[key]":  # a wrong name in an object is the object's matter
+        parts = parts[:-2]
     for at, part in enumerate(parts):
         fields = value if isinstance(value, dict) else range(len(value) if _is_list(value) else 0)
         if part in fields:
