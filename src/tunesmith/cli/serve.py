@@ -100,6 +100,7 @@ def command(
     """Serve a model by OpenAI's API. Ctrl-C finishes what was asked, then ends."""
     words = given or {}
     adapters = _adapters(adapter or [], name or label(model))
+    engine = checked_engine(model, words)
     for spec in (model, *adapters.values()):
         _find(spec)  # before torch is loaded
     from tunesmith.compose import serving
@@ -107,7 +108,7 @@ def command(
 
     settings, slots = _settings(host, words)
     name = name or label(model)
-    dtype, engine = words.get("dtype", "auto"), checked_engine(model, words)
+    dtype = words.get("dtype", "auto")
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
         offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
         _serve(offers, settings, found)
