@@ -158,9 +158,9 @@ def test_answers_by_a_schema(tiny_model, here, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["finish_reason"] == "stop"
     assert json.loads(found["answer"])["good"] in (True, False)
-    (here / "schema.json").write_text('{"minimum": 3}')
+    (here / "schema.json").write_text('{"not": {"type": "null"}}')
     assert main(words) == 2
-    assert "minimum" in capsys.readouterr().err
+    assert "`not`" in capsys.readouterr().err
     (here / "schema.json").write_text("{")
     assert main(words) == 2
     assert "G126" in capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_an_output_file_is_not_overwritten(tiny_model, here, capsys):
         ({"prompt": "x" * 600}, [], "D401", 3),
         ({"prompt": ""}, ["--raw"], "D402", 3),
         ({"messages": [{"role": "user", "content": "a"}]}, ["--raw"], "D403", 3),
-        ({"chosen": "a", "rejected": "b", "question": "c"}, [], "D403", 3),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, [], "D403", 3),
         ({"prompt": "x"}, ["--temperature", "-1"], "C210", 2),
     ],
     ids=str,
@@ -190,8 +190,6 @@ def test_rows_that_can_not_be_answered_stop_before_the_work(
     row, words, code, status, tiny_model, here, capsys
 ):
     source = write(here / "in.jsonl", [{"prompt": "fine"}, row])
-    if code == "D403" and "chosen" in row:
-        source = write(here / "in.jsonl", [row])
     out = ["--output", "out.jsonl", *FEW]
     assert main(["generate", str(tiny_model), "--input", source, *out, *words]) == status
     message = capsys.readouterr().err

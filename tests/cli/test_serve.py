@@ -57,7 +57,7 @@ def test_a_port_that_is_taken(capsys):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        assert main(["serve", "no-such-model", "--port", port]) == 1
+        assert main(["serve", "builtin:tiny", "--port", port]) == 1
     shown = capsys.readouterr().err
     assert "error[S102]" in shown
     assert port in shown

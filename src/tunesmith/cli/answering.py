@@ -6,42 +6,30 @@ import dataclasses
 import functools
 import inspect
 import json as jsonlib
+import math
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from tunesmith.cli import output
+from tunesmith.cli.engines import BEAMS, ENGINE, Beams, checked_beams, checked_engine
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
 
 if TYPE_CHECKING:
-    from tunesmith.compose.answering import Engine
     from tunesmith.generation.thinking import ThinkingSplit
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 GGUF_SLOTS = 8
 """Rows of a file that llama.cpp answers at once; their memory is taken when it loads."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-ENGINE: dict[str, Any] = {
-    "engine": Annotated[
-        str | None, typer.Option(help="torch (default), or compiled: a minute's wait, then faster.")
-    ],
-    "window": Annotated[
-        int | None,
-        typer.Option(min=1, help="Keep the last so many tokens: answers may outgrow the model."),
-    ],
-    "sinks": Annotated[
-        int | None, typer.Option(min=0, help="With --window: first tokens kept too; default 4.")
-    ],
-}
-"""What computes, and how far back it looks."""
 OPTIONS: dict[str, Any] = {
     "max_tokens": Annotated[int | None, typer.Option(help="Longest answer; default 512.")],
     "temperature": Annotated[float | None, typer.Option(help="0: greedy.")],
@@ -64,35 +52,69 @@ OPTIONS: dict[str, Any] = {
         typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
     **ENGINE,
+    **BEAMS,
 }
 """Options by the names of Sampling's fields, the schema, the compute type and the engine; not
 given: as the model's generation config says."""
-ENGINES = ("torch", "compiled")
 
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the sampling options; it takes them as a dict of those given, `sampling`."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    own = [
-        p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()
-    ]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(name, keyword, default=None, annotation=kind)
-        for name, kind in OPTIONS.items()
-    ]
+    return with_options({})(command)
 
-    @functools.wraps(command)
-    def wrapper(**words: Any) -> None:
-        given = {name: words.pop(name) for name in OPTIONS}
-        command(**words, sampling={k: v for k, v in given.items() if v not in (None, [])})
 
-    parameters = [*(p for p in own if p.name != "sampling"), *added]
-    wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=keyword) for p in parameters]
-    )
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapper
+def with_options(
+    more: dict[str, Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same, and options of the command's own, which it takes as a dict too, `more`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(command, include_extras=True)
+        own = [
+            p.replace(annotation=hints[p.name])
+            for p in inspect.signature(command).parameters.values()
+        ]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, keyword, default=None, annotation=kind)
+            for name, kind in {**more, **OPTIONS}.items()
+        ]
+
+        @functools.wraps(command)
+        def wrapper(**words: Any) -> None:
+            given = {name: words.pop(name) for name in OPTIONS}
+            dicts = {"sampling": {k: v for k, v in given.items() if v not in (None, [])}}
+            if more:
+                dicts["more"] = {name: words.pop(name) for name in more}
+            command(**words, **dicts)
+
+        parameters = [*(p for p in own if p.name not in ("sampling", "more")), *added]
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=keyword) for p in parameters]
+        )
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+class Found(NamedTuple):
+    """One answer of a search: its events, and its log-probability over length^penalty."""
+
+    events: list[Event]
+    score: float
+
+
+class Answered(NamedTuple):
+    """An answer, and what else there is to say about it in a line of a file."""
+
+    events: list[Event]
+    more: dict[str, Any]
+
+
+def text_of(events: Iterable[Event]) -> str:
+    """The answer that events spell."""
+    return "".join(event.text_delta for event in events)
 
 
 @dataclass
@@ -108,26 +130,27 @@ class Voice:
     dtype: str = "float32"
     """What it computes in."""
     cache: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Sinks and window of its engine, if it has them."""
+    """Sinks and window of its engine, and how it searches, as far as they were given."""
+    beams: Beams | None = None
+    """How answers are searched for; None: token by token."""
 
     @classmethod
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
         from tunesmith.compose import gguf
-        from tunesmith.compose.answering import answering
+        from tunesmith.compose.answering import answering, engine_over
         from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
 
         given = dict(given)
+        beams = checked_beams(spec, given)
         schema = read_schema(given.pop("schema", None))
         dtype = given.pop("dtype", "auto")
         engine = checked_engine(spec, given)
-        given = {name: value for name, value in given.items() if name not in ENGINE}
+        given = {k: value for k, value in given.items() if k not in ENGINE and k not in BEAMS}
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
-        sampling = Sampling(**values)
-        base.check_sampling(sampling)  # before weights are read
-        generator: Any
+        base.check_sampling(Sampling(**values))  # before weights are read
         held: dict[str, Any] = {}
         if gguf.named(spec):
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
@@ -135,19 +158,23 @@ class Voice:
         else:
             model, said = answering(spec)
             loaded = compose.load(model, dtype=dtype)
-            options = engine.options()
-            held = {"sinks": engine.sinks, "window": engine.window} if options else {}
-            generator = base.build(engine.kind, loaded.model, loaded.tokenizer, **options)
-            notes = (*said, *loaded.template.notes, *numbers(loaded.model))
+            held = {"sinks": engine.sinks, "window": engine.window} if engine.window else {}
+            generator, told = engine_over(engine, loaded, dtype=dtype)
+            notes = (*said, *loaded.template.notes, *numbers(loaded.model), *told)
             dtype = str(loaded.model.hf.dtype).removeprefix("torch.")
         sampling = _sampling(loaded, given)
+        if beams is not None:
+            held |= {"beams": beams.count, "length_penalty": beams.length_penalty}
+            sampling, undone = searched(sampling)
+            notes = (*notes, *undone)
         output.log(f"model   {loaded.description}")
         for note in notes:
             output.log(f"note    {note}")
-        output.log(f"answers {describe(sampling)}")
+        how = describe(sampling) if beams is None else f"the best of {beams.count} beams"
+        output.log(f"answers {how}")
         for note in generator.notes:
             output.log(f"note    {note}")
-        return cls(spec, loaded, generator, sampling, schema, dtype, held)
+        return cls(spec, loaded, generator, sampling, schema, dtype, held, beams)
 
     def chat_ids(self, messages: Sequence[Message], system: str | None) -> tuple[int, ...]:
         """What is sent for a conversation; `system` None: the one the model was trained with."""
@@ -190,10 +217,51 @@ class Voice:
         """
         from tunesmith.generation import base
 
+        if self.beams is not None:
+            yield from self.search(request, self.beams)[0].events
+            return
         for event in base.stream(self.generator, request):
             if event.finish_reason == "error":
                 raise self.not_finite()
             yield event
+
+    def answers(self, requests: Iterable[Request]) -> Iterator[Answered]:
+        """Answers in the order of their requests, each as soon as it and those before are there.
+
+        Raises:
+            RunError: R230, the model's output is not finite.
+        """
+        from tunesmith.generation import base
+
+        if self.beams is not None:
+            for request in requests:
+                found = self.search(request, self.beams)
+                more = [{"answer": text_of(f.events), "score": f.score} for f in found]
+                yield Answered(found[0].events, {"beams": more})
+            return
+        for events in base.in_order(self.generator, requests):
+            if events[-1].finish_reason == "error":
+                raise self.not_finite()
+            yield Answered(events, {})
+
+    def search(self, request: Request, how: Beams) -> list[Found]:
+        """The best answers of a search, best first, as events.
+
+        Raises:
+            RunError: R230, the model's output is not finite.
+        """
+        from tunesmith.generation import beam_events
+
+        beams = self.generator.beams(request, how.count, length_penalty=how.length_penalty)
+        if not beams or not all(math.isfinite(beam.score) for beam in beams):
+            raise self.not_finite()
+        tokenizer = self.loaded.tokenizer
+        return [Found(beam_events.spoken(tokenizer, request, b.tokens), b.score) for b in beams]
+
+    def guessed(self) -> str:
+        """How often guesses were right, for who asked for them; empty if nobody guesses."""
+        ahead = self.generator.ahead if hasattr(self.generator, "ahead") else None
+        return "" if ahead is None or not ahead.passes else ahead.told()
 
     def split(self, ids: Sequence[int]) -> ThinkingSplit:
         """What takes thoughts apart from the answer to a prompt."""
@@ -208,32 +276,6 @@ class Voice:
             why="Its weights hold NaN or infinity, or overflow in the compute type.",
             fix="use an earlier checkpoint: tunesmith runs show lists them",
         )
-
-
-def checked_engine(spec: str, given: dict[str, Any]) -> Engine:
-    """The engine that the options ask for.
-
-    Raises:
-        ConfigError: G150, there is no such engine over a model of this process, or the model is a
-            file for llama.cpp; G160, sinks without a window; G161, a window for such a file.
-    """
-    from tunesmith.compose import gguf
-    from tunesmith.compose.answering import Engine
-
-    name = given.get("engine")
-    found = Engine(name or ENGINES[0], given.get("sinks"), given.get("window"))
-    if name is not None and gguf.named(spec):
-        what, fix = f"{spec} is run by llama.cpp, not by `{name}`", "leave out --engine"
-        raise ConfigError("G150", what, where="--engine", fix=fix)
-    if found.kind not in ENGINES:
-        fix = f"one of {', '.join(ENGINES)}"
-        raise ConfigError("G150", f"no engine `{name}`", where="--engine", fix=fix)
-    if found.sinks is not None and found.window is None:
-        raise ConfigError("G160", "--sinks without --window", where="--sinks", fix="--window 1000")
-    if found.window is not None and gguf.named(spec):
-        what, fix = f"{spec} is run by llama.cpp, which keeps all tokens", "leave out --window"
-        raise ConfigError("G161", what, where="--window", fix=fix)
-    return found
 
 
 def read_schema(path: Path | None) -> list[Any]:
@@ -259,6 +301,17 @@ def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
     advised = defaults(loaded.template, loaded.path)
     stop = tuple(dict.fromkeys((*given.get("stop", ()), *advised.stop)))
     return dataclasses.replace(advised, **{**given, "stop": stop})
+
+
+def searched(sampling: Sampling) -> tuple[Sampling, tuple[str, ...]]:
+    """What of a sampling holds for a search, and what is said about the rest: a model's own advice
+    to draw or to weigh tokens is left out (who asks for it is refused, see `checked_beams`)."""
+    kept = Sampling(sampling.max_tokens, stop_ids=sampling.stop_ids, stop=sampling.stop)
+    if kept == sampling:
+        return sampling, ()
+    plain, told = dataclasses.asdict(kept), dataclasses.asdict(sampling)
+    names = ", ".join(name for name in plain if plain[name] != told[name])
+    return kept, (f"the model's advice on {names} is not followed: beams are searched, not drawn",)
 
 
 def describe(sampling: Sampling) -> str:

@@ -56,6 +56,9 @@ def command(
         voices.append(Voice.load(source.base_of(model) if compare == "base" else compare, given))
     output.log(WELCOME)
     talk([Talker(voice, system) for voice in voices])
+    for voice in voices:
+        if guesses := voice.guessed():
+            output.log(f"note    {label_of(voice.name)}: {guesses}")
 
 
 def _heed_interrupts() -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.answering import ENGINE, Dtype, checked_engine
+from tunesmith.cli.answering import Dtype
+from tunesmith.cli.engines import ENGINE, checked_engine
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:
@@ -97,17 +98,36 @@ def command(
     given: dict[str, Any] | None = None,
 ) -> None:
     """Serve a model by OpenAI's API. Ctrl-C finishes what was asked, then ends."""
+    words = given or {}
+    adapters = _adapters(adapter or [], name or label(model))
+    engine = checked_engine(model, words)
+    for spec in (model, *adapters.values()):
+        _find(spec)  # before torch is loaded
     from tunesmith.compose import serving
     from tunesmith.serving import server
 
-    words = given or {}
     settings, slots = _settings(host, words)
     name = name or label(model)
-    adapters = _adapters(adapter or [], name)
-    dtype, engine = words.get("dtype", "auto"), checked_engine(model, words)
+    dtype = words.get("dtype", "auto")
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
         offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
         _serve(offers, settings, found)
+
+
+def _find(spec: str) -> None:
+    """Refuses a model that is not there.
+
+    Raises:
+        EnvironmentFault: E201, no such model.
+        RunError: R107, a run that can't answer yet.
+    """
+    from tunesmith.compose import gguf, source
+    from tunesmith.compose.answering import answering
+
+    if not gguf.named(spec):
+        source.locate(answering(spec)[0])
+    elif not Path(spec).expanduser().is_file():
+        raise source.missing_model(spec)
 
 
 def _settings(host: str, words: dict[str, Any]) -> tuple[Settings, int]:

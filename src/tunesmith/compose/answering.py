@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compose.rules import Begun, Form, Marked, Rule
 from tunesmith.errors import ConfigError, RunError
+from tunesmith.rundir import lock
 
 if TYPE_CHECKING:
     from tunesmith.generation.grammar_impl import Trie
 
+GUESSES = 4
+"""Tokens that a draft guesses at a time, if nothing is said."""
 KEPT = 32
 """Forms that are kept, the least used go first."""
 KEPT_BYTES = 256 * 2**20
@@ -75,11 +78,20 @@ class Engine:
     window: int | None = None
     """Last tokens that are kept beside them; None: all."""
 
+    lookup: int | None = None
+    """Tokens guessed from what was said before; None: none."""
+    draft: str | None = None
+    """A small model that guesses instead."""
+
     def options(self) -> dict[str, Any]:
-        """What an engine is made with, as far as it was given."""
-        if self.window is None:
-            return {}
-        return {"window": self.window if self.sinks is None else (self.sinks, self.window)}
+        """What an engine is made with, as far as it was given; the draft is loaded by
+        `engine_over`."""
+        found: dict[str, Any] = {}
+        if self.window is not None:
+            found["window"] = self.window if self.sinks is None else (self.sinks, self.window)
+        if self.lookup is not None or self.draft is not None:
+            found["speculate"] = self.lookup or GUESSES
+        return found
 
 
 PLAIN = Engine()
@@ -105,14 +117,78 @@ def answering(spec: str, root: str = "runs/") -> tuple[str, tuple[str, ...]]:
         return spec, ()
     run = found[0]
     try:
-        run.model_path()
+        there = run.model_path().name
+        if lock.is_held(run.path):
+            return spec, (f"{run.id} is still training: {there}, the best it has saved, answers",)
     except RunError as error:
         recorded = run.info().get("base")
         if error.code != "R107" or recorded is None:
             raise
         base = source.existing_base(recorded, run.path)
-        return base, (f"{run.id} has neither final/ nor a checkpoint yet: its base answers",)
+        state = "is still training and has" if lock.is_held(run.path) else "has"
+        return base, (f"{run.id} {state} neither final/ nor a checkpoint yet: its base answers",)
     return spec, ()
+
+
+def engine_over(
+    engine: Engine, loaded: Any, *, dtype: str = "auto", **options: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """A generator over a loaded model, its draft loaded beside it.
+
+    Args:
+        engine: What is asked for.
+        loaded: A model of `compose.load`.
+        dtype: Compute type of the draft.
+        options: More that the generator is made with.
+
+    Returns:
+        The generator, and what is to be said about its guesses.
+
+    Raises:
+        ConfigError: G131, the draft has another tokenizer; G132, the model's family can't check
+            guesses, or the draft's can't make them.
+        EnvironmentFault: E201, E212: no such draft, or a reward model.
+    """
+    from tunesmith.generation import base
+    from tunesmith.models.load import packable
+
+    given = {**engine.options(), **options}
+    said: tuple[str, ...] = ()
+    if engine.lookup is not None or engine.draft is not None:
+        _check_family(loaded, packable, "the model")
+    if engine.draft is not None:
+        from tunesmith.compose import model as models
+
+        draft = models.load(engine.draft, dtype=dtype)
+        _check_family(draft, packable, "the draft")
+        if draft.tokenizer.rust.get_vocab(True) != loaded.tokenizer.rust.get_vocab(True):
+            raise ConfigError(
+                "G131",
+                f"the draft {engine.draft} has another tokenizer than the model",
+                where="--draft",
+                why="Guesses are token ids, which must mean the same to both.",
+                fix="use a smaller model of the same family, or --lookup",
+            )
+        given["draft"] = draft.model
+        said = (f"draft: {draft.description} guesses {given['speculate']} tokens ahead",)
+    elif engine.lookup is not None:
+        said = (f"up to {engine.lookup} tokens are guessed from the text so far",)
+    if said and str(loaded.model.hf.dtype) != "torch.float32":
+        # One pass over several tokens rounds otherwise than one over one.
+        said = (*said, "answers are exactly those without guesses in float32 (--dtype float32)")
+    return base.build(engine.kind, loaded.model, loaded.tokenizer, **given), said
+
+
+def _check_family(loaded: Any, packable: Callable[[Any], bool], which: str) -> None:
+    config = loaded.model.hf.config
+    if not packable(config):
+        raise ConfigError(
+            "G132",
+            f"{which} can't take part in guessing",
+            where="--lookup, --draft",
+            why=f"The family {config.model_type} has no attention interface.",
+            fix="leave the option out",
+        )
 
 
 class Forms:

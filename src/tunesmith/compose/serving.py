@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith.compose import gguf, model as models, scoring, source
-from tunesmith.compose.answering import PLAIN, Engine, Forms, answering
+from tunesmith.compose.answering import PLAIN, Engine, Forms, answering, engine_over
 from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
@@ -175,13 +175,10 @@ def _check_base(model: source.Source, label: str, adapter: source.Source) -> Non
 
 
 def _writer(spec: str, name: str, *, slots: int, dtype: str, engine: Engine) -> Offer:
-    from tunesmith.generation import base
     from tunesmith.models.reading import Reader
 
     loaded = models.load(spec, dtype=dtype)
-    generator: Any = base.build(
-        engine.kind, loaded.model, loaded.tokenizer, max_rows=slots, **engine.options()
-    )
+    generator, said = engine_over(engine, loaded, dtype=dtype, max_rows=slots)
     plain = defaults(loaded.template, loaded.path)
     return Offer(
         name,
@@ -193,7 +190,7 @@ def _writer(spec: str, name: str, *, slots: int, dtype: str, engine: Engine) -> 
         generator.context,
         loaded.description,
         forms=Forms(loaded.tokenizer, plain.stop_ids),
-        notes=(*loaded.template.notes, *numbers(loaded.model), *generator.notes),
+        notes=(*loaded.template.notes, *numbers(loaded.model), *said, *generator.notes),
     )
 
 

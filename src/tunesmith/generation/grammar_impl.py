@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,17 @@ class Rule:
 
     name: str
     node: Any = None
+
+
+@dataclass(eq=False)
+class Later:
+    """A node that is made when a text first comes to it: of many only those that are reached."""
+
+    make: Callable[[], Any]
+
+    @cached_property
+    def node(self) -> Any:
+        return self.make()
 
 
 EMPTY = Series(())
@@ -131,6 +143,13 @@ class Automaton:
             self._steps[key] = self._number(after)
         return self._steps[key]
 
+    def accepts(self, whole: bytes) -> bool:
+        """Whether this is a text of the grammar."""
+        state = self.first
+        for byte in whole:
+            state = self.step(state, byte)
+        return self.complete(state)
+
     def complete(self, state: int) -> bool:
         """Whether the text may end here."""
         return any(not rest for rest in self._states[state])
@@ -164,7 +183,7 @@ class Automaton:
 
     def _opened(self, node: Any, after: Rest) -> list[Rest]:
         """What a node that is no byte may begin with."""
-        if isinstance(node, Rule):
+        if isinstance(node, Rule | Later):
             return [self._rest(node.node, after)]
         if isinstance(node, Choice):
             return [self._rest(option, after) for option in node.options]
@@ -249,10 +268,7 @@ class Constraint:
 
     def accepts(self, answer: bytes) -> bool:
         """Whether a text is one of the grammar's."""
-        state = self._automaton.first
-        for byte in answer:
-            state = self._automaton.step(state, byte)
-        return self._automaton.complete(state)
+        return self._automaton.accepts(answer)
 
     def _after(self, state: int, id: int) -> int:
         spelling = self._spelled[id]

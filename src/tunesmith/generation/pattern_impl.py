@@ -7,6 +7,7 @@ match. What looks around or back is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import ConfigError
@@ -24,8 +25,12 @@ MOST = 10_000
 """Longest repetition that is spelled out."""
 
 
-def grammar(pattern: str) -> Any:
+def grammar(pattern: str, spell: Callable[[Ranges], Any] = characters) -> Any:
     """The grammar of what a pattern matches as a whole.
+
+    Args:
+        pattern: The regular expression.
+        spell: The grammar of one character of some ranges: as it is, or as a string has it.
 
     Raises:
         ConfigError: G125, it can't be read, or uses what isn't supported.
@@ -35,6 +40,7 @@ def grammar(pattern: str) -> Any:
     if pattern.endswith("$") and not pattern.endswith("\\$"):
         end -= 1
     reader = _Reader(pattern, begin, end)
+    reader.spell = spell
     node = reader.choice()
     if reader.at < end:
         raise reader.wrong(f"`{pattern[reader.at]}` has no beginning")
@@ -46,6 +52,7 @@ class _Reader:
 
     def __init__(self, pattern: str, at: int, end: int):
         self.pattern, self.at, self.end = pattern, at, end
+        self.spell: Callable[[Ranges], Any] = characters
 
     def wrong(self, why: str) -> ConfigError:
         return ConfigError(
@@ -111,14 +118,14 @@ class _Reader:
         if sign == "(":
             return self.group()
         if sign == "[":
-            return characters(self.class_())
+            return self.spell(self.class_())
         if sign == ".":
-            return characters(_others([(10, 10)]))
+            return self.spell(_others([(10, 10)]))
         if sign == "\\":
-            return characters(self.escape())
+            return self.spell(self.escape())
         if sign in "*+?^$":
             raise self.wrong(f"`{sign}` is not possible here; write \\{sign} for the character")
-        return characters([(ord(sign), ord(sign))])
+        return self.spell([(ord(sign), ord(sign))])
 
     def group(self) -> Any:
         if self.peek() == "?":

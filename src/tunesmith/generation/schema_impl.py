@@ -2,7 +2,8 @@
 
 Supported: `type` (one or several), `properties`, `required`, `additionalProperties` (true, false
 or a schema), `items`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern` (of the whole
-string), `enum`, `const`, `anyOf`, `oneOf` (as anyOf), `$ref` within the schema, and `true`.
+string), `format`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`,
+`enum`, `const`, `anyOf`, `oneOf` (as anyOf), `$ref` within the schema, and `true`.
 Properties come in the schema's order, those not required may be left out; others are written only
 where `additionalProperties` is a schema or true, after the named ones. Annotations are skipped;
 every other keyword is refused by name, for ignoring it would break what was asked for.
@@ -17,6 +18,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.generation import pattern_impl
 from tunesmith.generation.grammar_impl import (
     EMPTY,
+    Automaton,
     Bytes,
     Choice,
     Repeat,
@@ -26,6 +28,8 @@ from tunesmith.generation.grammar_impl import (
     maybe,
     text,
 )  # fmt: skip
+from tunesmith.generation.schema_formats_impl import FORMATS
+from tunesmith.generation.schema_numbers_impl import NUMBER, RANGE, number
 
 _NOTES = {
     "title", "description", "default", "examples", "example", "$schema", "$id", "$comment",
@@ -33,7 +37,8 @@ _NOTES = {
 }  # fmt: skip
 _KNOWN = {
     "type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems",
-    "minLength", "maxLength", "pattern", "enum", "const", "anyOf", "oneOf", "$ref",
+    "minLength", "maxLength", "pattern", "enum", "const", "anyOf", "oneOf", "$ref", "format",
+    *RANGE,
 }  # fmt: skip
 INDENT = 32
 """Most spaces after a line break: without a bound a model may write white space for ever."""
@@ -44,19 +49,12 @@ def _byte(*allowed: int) -> Bytes:
 
 
 SPACE = Choice((EMPTY, text(" "), Series((text("\n"), Repeat(_byte(32), 0, INDENT)))))
-_DIGIT = _byte(*range(48, 58))
-INTEGER = Series(
-    (maybe(text("-")), Choice((text("0"), Series((_byte(*range(49, 58)), Repeat(_DIGIT, 0, 18))))))
-)
-NUMBER = Series((
-    INTEGER,
-    maybe(Series((text("."), Repeat(_DIGIT, 1, 24)))),
-    maybe(Series((_byte(69, 101), maybe(_byte(43, 45)), Repeat(_DIGIT, 1, 3)))),
-))  # fmt: skip
 _HEX = _byte(*b"0123456789abcdefABCDEF")
 _ESCAPE = Series(
     (text("\\"), Choice((_byte(*b'"\\/bfnrt'), Series((text("u"), Repeat(_HEX, 4, 4))))))
 )
+_ESCAPES = {code: json.dumps(chr(code))[1:-1] for code in (*range(0x20), 0x22, 0x5C)}
+"""How characters are written that can't stand in a string as they are."""
 LETTER = Choice((characters([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)]), _ESCAPE))
 STRING = Series((text('"'), Repeat(LETTER), text('"')))
 
@@ -94,6 +92,10 @@ class _Reader:
         odd = sorted(schema.keys() - _KNOWN - _NOTES)
         if odd:
             raise _wrong(where, f"`{odd[0]}` is not supported")
+        for name in ("$ref", "anyOf", "oneOf"):
+            beside = sorted((schema.keys() & _KNOWN) - {name, "type"})
+            if name in schema and beside:
+                raise _wrong(where, f"`{beside[0]}` beside `{name}` is not supported")
         if "$ref" in schema:
             return self._referred(schema["$ref"], where)
         for name in ("anyOf", "oneOf"):
@@ -102,27 +104,44 @@ class _Reader:
                 pairs = enumerate(options)
                 return Choice(tuple(self.node(o, f"{where}.{name}[{at}]") for at, o in pairs))
         if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            values = _checked(values, list, f"{where}.enum")
-            return Choice(tuple(text(json.dumps(v, ensure_ascii=False)) for v in values))
+            return self._listed_values(schema, where)
         return self._typed(schema, where)
+
+    def _listed_values(self, schema: dict[str, Any], where: str) -> Any:
+        """Those of the values that the other keywords allow, too."""
+        values = _checked(schema.get("enum", [schema.get("const")]), list, f"{where}.enum")
+        if "const" in schema:
+            values = [v for v in values if v == schema["const"]]
+        rest = {name: value for name, value in schema.items() if name not in ("enum", "const")}
+        if rest.keys() & _KNOWN:
+            allowed = Automaton(self._typed(rest, where))
+            # How an object or a list is written may differ from the grammar's way.
+            plain = lambda value: not isinstance(value, dict | list)
+            values = [v for v in values if not plain(v) or allowed.accepts(_json(v).encode())]
+        if not values:
+            raise _wrong(where, "none of the values is allowed by the other keywords")
+        return Choice(tuple(text(_json(value)) for value in values))
 
     def _typed(self, schema: dict[str, Any], where: str) -> Any:
         kinds = schema.get("type")
         if kinds is None:
             kinds = "object" if "properties" in schema else "array" if "items" in schema else None
-        if kinds is None and "pattern" in schema:
+        if kinds is None and {"pattern", "minLength", "maxLength", "format"} & set(schema):
             kinds = "string"
+        if kinds is None and {"minItems", "maxItems"} & set(schema):
+            kinds = "array"
+        if kinds is None and set(RANGE) & set(schema):
+            kinds = "number"
         if kinds is None:
             return self.any
         if isinstance(kinds, list):
             return Choice(tuple(self._typed({**schema, "type": kind}, where) for kind in kinds))
-        plain = {
-            "integer": INTEGER, "number": NUMBER, "null": text("null"),
-            "boolean": Choice((text("true"), text("false"))),
-        }  # fmt: skip
-        if kinds in plain:
-            return plain[kinds]
+        if kinds == "null":
+            return text("null")
+        if kinds == "boolean":
+            return Choice((text("true"), text("false")))
+        if kinds in ("integer", "number"):
+            return number(schema, kinds == "integer", where)
         if kinds == "string":
             return self._string(schema, where)
         if kinds == "array":
@@ -134,15 +153,21 @@ class _Reader:
 
     def _string(self, schema: dict[str, Any], where: str) -> Any:
         least, most = _bounds(schema, "minLength", "maxLength", where)
-        if "pattern" not in schema:
+        given = [name for name in ("pattern", "format") if name in schema]
+        if not given:
             return Series((text('"'), Repeat(LETTER, least, most), text('"')))
-        if least or most is not None:
-            raise _wrong(where, "`pattern` beside a length is not supported")
-        pattern = _checked(schema["pattern"], str, f"{where}.pattern")
-        if any(sign in pattern for sign in '"\\.') or "[^" in pattern:
-            # what may match a quote or a backslash would end the string
-            raise _wrong(f"{where}.pattern", "only literals, classes of named characters, groups")
-        return Series((text('"'), pattern_impl.grammar(pattern), text('"')))
+        if len(given) > 1 or least or most is not None:
+            other = "a length" if len(given) == 1 else "`format`"
+            raise _wrong(where, f"`{given[0]}` beside {other} is not supported")
+        if "format" in schema:
+            name = _checked(schema["format"], str, f"{where}.format")
+            if name not in FORMATS:
+                known = ", ".join(FORMATS)
+                raise _wrong(f"{where}.format", f"`{name}` is not supported; there is {known}")
+            pattern = FORMATS[name]
+        else:
+            pattern = _checked(schema["pattern"], str, f"{where}.pattern")
+        return Series((text('"'), pattern_impl.grammar(pattern, _in_string), text('"')))
 
     def _object(self, schema: dict[str, Any], where: str) -> Any:
         named = _checked(schema.get("properties", {}), dict, f"{where}.properties")
@@ -202,6 +227,17 @@ class _Reader:
         return self.rules[reference]
 
 
+def _in_string(ranges: pattern_impl.Ranges) -> Any:
+    """One character of these ranges as it stands within a JSON string: some must be escaped."""
+    options: list[Any] = []
+    for first, last in ranges:
+        for low, high in ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF)):
+            if max(first, low) <= min(last, high):
+                options.append(characters([(max(first, low), min(last, high))]))
+        options += [text(sign) for code, sign in _ESCAPES.items() if first <= code <= last]
+    return Choice(tuple(options))
+
+
 def _bounds(schema: dict, low: str, high: str, where: str) -> tuple[int, int | None]:
     least, most = schema.get(low, 0), schema.get(high)
     for value in (least, 0 if most is None else most):
@@ -210,6 +246,10 @@ def _bounds(schema: dict, low: str, high: str, where: str) -> tuple[int, int | N
     if max(least, most or 0) > pattern_impl.MOST or (most is not None and most < least):
         raise _wrong(where, f"`{low}` to `{high}` goes to {pattern_impl.MOST:,} at most")
     return least, most
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:

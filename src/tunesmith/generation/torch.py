@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation import base
+from tunesmith.generation.beam_events import Ahead
 from tunesmith.types import Event, Request
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class TorchGenerator:
             self._engine = cohorts_impl.Engine(model, tokenizer, max_rows)
 
         self._context = self._engine.context if window is None else None
+        self.ahead: Ahead | None = Ahead() if speculate or draft is not None else None
+        """How often guesses were right; None: nobody guesses."""
 
     @property
     def notes(self) -> list[str]:
@@ -169,7 +172,10 @@ class TorchGenerator:
         The last event of a request has a `finish_reason`: stop, length, cancelled (its token is
         −1), or error (the model's output was not finite).
         """
-        return self._engine.step()
+        events = self._engine.step()
+        if self.ahead is not None:
+            self.ahead.add(events)
+        return events
 
     def generate(self, requests: Iterable[Request]) -> dict[str, list[Event]]:
         """All events of all requests, by id in the order of the requests."""

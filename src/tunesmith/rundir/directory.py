@@ -275,11 +275,15 @@ class RunDir:
         best = self.best_step()
         if selector is None:
             if not steps:
+                running = lock.is_held(self.path)
+                state = "is still training and has" if running else "has"
                 raise RunError(
                     "R107",
-                    f"{self.id} has no checkpoint and no final model yet",
+                    f"{self.id} {state} no checkpoint and no final model yet",
                     where=str(self.path),
-                    fix=f"tunesmith resume {self.id}",
+                    fix="wait for its first checkpoint (save.steps)"
+                    if running
+                    else f"tunesmith resume {self.id}",
                 )
             return self._step_path(best if best in steps else steps[-1])
         wanted = best if selector == "best" else int(selector.removeprefix("step-"))

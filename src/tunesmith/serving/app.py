@@ -26,7 +26,14 @@ _log = logging.getLogger("tunesmith.serving")
 
 def application(service: Service, access: Access) -> ASGIApp:
     """The server as an ASGI application; the engine's thread must run."""
-    middleware = [Middleware(Gate, access=access, metrics=service.metrics)]
+    middleware = [
+        Middleware(
+            Gate,
+            access=access,
+            metrics=service.metrics,
+            closing=lambda: service.engine.draining,
+        )
+    ]
     if access.origins:
         allowed: dict[str, Any] = {
             "allow_origins": access.origins,

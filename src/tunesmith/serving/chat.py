@@ -40,7 +40,7 @@ async def answer(service: Service, request: Request) -> Response:
     if not body.stream:
         return await replies.while_connected(request, _whole(asked, body))
     await asked.submit()
-    return replies.Live(replies.guarded(_chunks(asked, body)), replies.EVENTS, asked.cancel)
+    return replies.Live(_chunks(asked, body), replies.EVENTS, asked.cancel, replies.told)
 
 
 def _check(body: ChatBody) -> None:

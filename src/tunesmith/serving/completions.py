@@ -15,7 +15,7 @@ from tunesmith.serving.faults import Refusal
 from tunesmith.serving.sampling import samplings
 from tunesmith.serving.schema import CompletionBody
 from tunesmith.serving.service import Service, new_id
-from tunesmith.serving.token_texts import TokenTexts
+from tunesmith.serving.token_texts import Offsets, TokenTexts
 
 
 async def answer(service: Service, request: Request) -> Response:
@@ -43,7 +43,7 @@ async def answer(service: Service, request: Request) -> Response:
     if body.echo:
         raise Refusal("S124", "`echo` is not supported in a stream", "echo", fix="leave it out")
     await asked.submit()
-    return replies.Live(replies.guarded(_chunks(asked, body)), replies.EVENTS, asked.cancel)
+    return replies.Live(_chunks(asked, body), replies.EVENTS, asked.cancel, replies.told)
 
 
 def _check(body: CompletionBody) -> None:
@@ -61,16 +61,25 @@ async def _whole(asked: Asked, body: CompletionBody) -> Response:
     else:
         await asked.finished()
     echoes = await _echoes(asked, body)
+    tokenizer = asked.model.offer.tokenizer
     count = len(asked.samplings)
     choices = []
     for at, found in enumerate(asked.answers):
         text, tokens = echoes[at // count] if echoes else ("", [])
-        shown = [*tokens, *found.tokens]
+        shown, whole = [*tokens, *found.tokens], text + found.text
+        places: list[int] = []
+        if body.logprobs is not None:
+            prompt = asked.prompts[at // count]
+            echoed = Offsets(tokenizer, ()).of(prompt) if tokens else []
+            rest = Offsets(tokenizer, prompt, len(text)).of(id for id, _, _ in found.tokens)
+            places = [min(place, len(whole)) for place in (*echoed, *rest)]
         choices.append(
             {
                 "index": at,
-                "text": text + found.text,
-                "logprobs": None if body.logprobs is None else _logprobs(shown, asked.model.texts),
+                "text": whole,
+                "logprobs": None
+                if body.logprobs is None
+                else _logprobs(shown, asked.model.texts, places),
                 "finish_reason": found.reason,
             }
         )
@@ -102,21 +111,25 @@ def _head(asked: Asked) -> dict[str, Any]:
     return {"id": asked.id, "object": "text_completion", "created": created, "model": name}
 
 
-def _logprobs(tokens: Sequence[Told], texts: TokenTexts, offset: int = 0) -> dict[str, Any]:
-    """OpenAI's `logprobs` of a completion; the first token of a prompt has none."""
+def _logprobs(tokens: Sequence[Told], texts: TokenTexts, places: list[int]) -> dict[str, Any]:
+    """OpenAI's `logprobs` of a completion; the first token of a prompt has none.
+
+    Args:
+        tokens: With their log-probabilities and the likeliest there.
+        texts: What each spells.
+        places: Where each begins in the text.
+    """
     found: dict[str, list[Any]] = {
         "tokens": [],
         "token_logprobs": [],
         "top_logprobs": [],
-        "text_offset": [],
+        "text_offset": places,
     }
     for id, value, top in tokens:
         text = texts.text(id)
         found["tokens"].append(text)
         found["token_logprobs"].append(value)
         found["top_logprobs"].append(None if value is None else _top(top, text, value, texts))
-        found["text_offset"].append(offset)
-        offset += len(text)
     return found
 
 
@@ -136,14 +149,15 @@ async def _chunks(asked: Asked, body: CompletionBody) -> AsyncGenerator[bytes]:
     head = _head(asked)
     counted = body.stream_options is not None and bool(body.stream_options.include_usage)
     silent: dict[str, Any] = {"usage": None} if counted else {}
-    offsets = [0] * len(asked.answers)
+    tokenizer, count = asked.model.offer.tokenizer, len(asked.samplings)
+    offsets = [Offsets(tokenizer, asked.prompts[at // count]) for at in range(len(asked.answers))]
     async for at in asked.events():
         found = asked.answers[at]
         said, fresh = found.delta(), found.fresh()
         told: Any = None
         if body.logprobs is not None and fresh:
-            told = _logprobs(fresh, asked.model.texts, offsets[at])
-            offsets[at] += sum(map(len, told["tokens"]))
+            places = offsets[at].of(id for id, _, _ in fresh)
+            told = _logprobs(fresh, asked.model.texts, places)
         if said or told or found.reason:
             choice = {"index": at, "text": said, "logprobs": told, "finish_reason": found.reason}
             yield replies.frame({**head, "choices": [choice], **silent})

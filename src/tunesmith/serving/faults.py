@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from tunesmith.errors import ConfigError, DataError, ServeError, TunesmithError
@@ -143,27 +142,3 @@ def _field_of(what: str) -> str:
     return {"constraint": "response_format", "adapter": "model"}.get(
         word, word if word.isidentifier() and len(word) > 3 else ""
     )
-
-
-def of_validation(error: ValidationError) -> Refusal:
-    """The first thing that is wrong with a body, by the field's path."""
-    # Of a union every branch complains; the deepest is the one that was meant.
-    found = max(error.errors(include_url=False), key=lambda e: len(e["loc"]))
-    places = [str(part) for part in found["loc"] if _is_place(part)]
-    param = _path(places)
-    if found["type"] == "extra_forbidden":
-        return Refusal("S124", f"`{param}` is not supported", param, fix="leave it out")
-    said = found["msg"].removeprefix("Value error, ")
-    return Refusal("S111", f"`{param}`: {said[:300]}" if param else said[:300], param)
-
-
-def _is_place(part: Any) -> bool:
-    """Whether a part of pydantic's path is a field or an index, and no name of a union's branch."""
-    return isinstance(part, int) or (part[:1].islower() and part.replace("_", "").isalnum())
-
-
-def _path(places: list[str]) -> str:
-    text = ""
-    for place in places:
-        text += f"[{place}]" if place.isdigit() else f".{place}" if text else place
-    return text[:200]

@@ -56,7 +56,7 @@ async def _answer(service: Service, request: Request) -> Response:
         param="context",
     )
     await asked.submit()
-    return replies.Live(_lines(asked), LINES, asked.cancel)
+    return replies.Live(_lines(asked), LINES, asked.cancel, lambda fault: _line(_error(fault)))
 
 
 def history(text: str, context: str) -> list[ChatMessage]:
@@ -115,12 +115,9 @@ def _sampling(body: OlderChatBody, plain: Sampling, context: int) -> Sampling:
 
 
 async def _lines(asked: Asked) -> AsyncGenerator[bytes]:
-    try:
-        async for at in asked.events():
-            if said := asked.answers[at].delta():
-                yield _line({"error_code": 0, "error_msg": "Success", **_said(said)})
-    except Refusal as fault:
-        yield _line(_error(fault))
+    async for at in asked.events():
+        if said := asked.answers[at].delta():
+            yield _line({"error_code": 0, "error_msg": "Success", **_said(said)})
 
 
 def _said(text: str) -> dict[str, Any]:

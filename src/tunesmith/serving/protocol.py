@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
 """From the first byte of a request (or the connection) to the end of its headers."""
+SILENT_SECONDS = 2.0
+"""A server that stops waits so long for the first request of a connection."""
 STALL_SECONDS = 30.0
 """How long a client may leave a full buffer unread."""
 
@@ -22,8 +24,15 @@ class PatientProtocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _made: float = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether it connected a moment ago and its first request is not complete yet."""
+        return self.cycle is None and self.loop.time() - self._made < SILENT_SECONDS
 
     def connection_made(self, transport: Any) -> None:
+        self._made = self.loop.time()
         super().connection_made(transport)
         self._expect()
 

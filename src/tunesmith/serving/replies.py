@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,13 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.serving import faults
+from tunesmith.serving import complaints, faults
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.service import Limits
 
+_log = logging.getLogger("tunesmith.serving")
 B = TypeVar("B", bound=BaseModel)
 MAX_DEPTH = 64
 """Arrays and objects inside one another."""
+ENDED = "tunesmith.ended"
+"""Where the scope of a request has the status that a stream ended with."""
+MOST_DIGITS = 400
+"""Of a whole number; a float ends at 309."""
 GONE = 499
 """The status that is noted for a client that left before its answer; nobody sees it."""
 
@@ -44,7 +50,7 @@ async def body(request: Request, kind: type[B], limits: Limits) -> B:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise faults.of_validation(error) from None
+        raise complaints.of_validation(error, value) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -72,7 +78,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         Refusal: S110.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+        value = json.loads(raw.decode("utf-8"), parse_constant=_no_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refusal("S110", f"the body is not JSON: {said}") from None
@@ -84,6 +90,12 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
 
 
 def _check_tree(value: Any) -> None:
@@ -142,13 +154,27 @@ class Live(Response):
     """An answer sent as it comes.
 
     Whatever happens, `done` is called at the end: it cancels what nobody waits for. Sending waits
-    for a slow client; the engine does not, see `Ticket.put`.
+    for a slow client; the engine does not, see `Ticket.put`. The status was sent long before an
+    answer is broken off; how it ended is noted under `ENDED` in the scope.
+
+    Args:
+        frames: The answer.
+        media_type: Of the body.
+        done: Called at the end.
+        last_words: What the client is told where the frames end in a refusal.
     """
 
-    def __init__(self, frames: AsyncGenerator[bytes], media_type: str, done: Callable[[], None]):
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        media_type: str,
+        done: Callable[[], None],
+        last_words: Callable[[Refusal], bytes],
+    ):
         super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"})
         self.frames = frames
         self.done = done
+        self.last_words = last_words
         self.headers["content-type"] = media_type
         del self.headers["content-length"]
 
@@ -158,18 +184,33 @@ class Live(Response):
         try:
             await asyncio.wait({pump, left}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
-                pump.result()
+                scope[ENDED] = pump.result()
+            else:
+                scope[ENDED] = GONE
         finally:
             self.done()
             await _ended(pump, left)
             await self.frames.aclose()
 
-    async def _pump(self, send: Send) -> None:
+    async def _pump(self, send: Send) -> int:
+        """Sends everything; the status that the answer would have had, had its end been known."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async for frame in self.frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        ended = 200
+        try:
+            async for found in self.frames:
+                await send({"type": "http.response.body", "body": found, "more_body": True})
+        except Refusal as fault:
+            ended, last = fault.status, self.last_words(fault)
+        except OSError:  # the client is gone
+            return GONE
+        except Exception:  # a bug of ours: the client must not take the answer for whole
+            _log.exception("a stream failed")
+            ended, last = 500, self.last_words(faults.failed())
+        else:
+            last = b""
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+        return ended
 
 
 def frame(value: Any) -> bytes:
@@ -183,15 +224,9 @@ DONE = b"data: [DONE]\n\n"
 EVENTS = "text/event-stream; charset=utf-8"
 
 
-async def guarded(frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Frames, and the reason as a last one if they are broken off."""
-    try:
-        async for found in frames:
-            yield found
-    except Refusal as fault:
-        yield frame(fault.body())
-    finally:
-        await frames.aclose()
+def told(fault: Refusal) -> bytes:
+    """The last event of a stream that is broken off; OpenAI's clients raise it."""
+    return frame(fault.body())
 
 
 def reply(value: dict[str, Any]) -> Response:

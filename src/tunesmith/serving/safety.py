@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tunesmith.errors import ServeError
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.metrics import Metrics
+from tunesmith.serving.replies import ENDED
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_KEY = 16
@@ -83,12 +84,20 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """ASGI middleware: refuses strangers, counts and logs; never what was said."""
+    """ASGI middleware: refuses strangers, counts and logs; never what was said.
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics):
+    Args:
+        app: What answers.
+        access: Who may ask.
+        metrics: Counts requests by how they ended; a stream that was broken off is no 200.
+        closing: Whether the server stops: no client should ask again over the same connection.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, closing: Callable[[], bool]):
         self.app = app
         self.access = access
         self.metrics = metrics
+        self.closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,7 +108,8 @@ class Gate:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen[0] = message["status"]
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                last = [(b"connection", b"close")] if self.closing() else []
+                message["headers"] = [*message.get("headers", []), *_HEADERS, *last]
             await send(message)
 
         try:
@@ -113,11 +123,17 @@ class Gate:
             route = scope.get("route")
             # A client's own path is not written: it may hold anything.
             name = route.path if route is not None else "other"
-            self.metrics.requests[name, seen[0]] += 1
+            status, ended = seen[0], scope.get(ENDED, seen[0])
+            self.metrics.requests[name, ended] += 1
             took = time.monotonic() - begun
-            _log.info("%s %s %d %.3fs", scope["method"], name, seen[0], took)
+            how = "" if ended == status else f" broken off: {_WORDS.get(ended, ended)}"
+            _log.info("%s %s %d %.3fs%s", scope["method"], name, ended, took, how)
 
 
+_WORDS = {
+    499: "the client left", 408: "the client read too slowly", 503: "the server stopped",
+    504: "it took too long", 500: "the engine failed",
+}  # fmt: skip
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 

@@ -22,6 +22,10 @@ from tunesmith.serving.protocol import PatientProtocol
 from tunesmith.serving.safety import Access
 from tunesmith.serving.service import Limits, Service
 
+QUIET = 10
+"""So many looks in a row must find nobody who asks, before the door is closed."""
+QUIET_SECONDS = 0.1
+"""How long that takes at least."""
 AFTER_GRACE = 5.0
 """Seconds for the last words to clients whose answers were broken off."""
 
@@ -124,9 +128,25 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(self.grace, engine.abort, faults.draining)
         try:
+            await self._hear_out(loop.time() + self.grace + AFTER_GRACE)
             await super().shutdown(sockets)
         finally:
             alarm.cancel()
+
+    async def _hear_out(self, deadline: float) -> None:
+        """Goes on listening until what was accepted is answered and nobody is at the door.
+
+        A connection in the kernel's queue, or one whose request has not been read yet, would be
+        reset without a word if the sockets were closed at once; so all are let in and told.
+        """
+        loop, quiet, before = asyncio.get_running_loop(), 0, None
+        while quiet < QUIET and loop.time() < deadline and not self.force_exit:
+            await asyncio.sleep(QUIET_SECONDS / QUIET)
+            connections = list(self.server_state.connections)
+            young = [one for one in connections if isinstance(one, PatientProtocol) and one.silent]
+            state = (self.server_state.total_requests, len(connections))
+            calm = state == before and not (self.service.engine.held or young)
+            quiet, before = quiet + 1 if calm else 0, state
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""What single tokens spell, as text and as bytes: for log-probabilities.
+"""What single tokens spell, as text and as bytes, and where they stand: for log-probabilities.
 
 A token may hold half a character; then its bytes are told, as OpenAI does: `bytes:\\xe4\\xbd`.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from tunesmith.generation.base import TextStream
 
 if TYPE_CHECKING:
     from tunesmith.templates.tokenizer import Tokenizer
@@ -51,6 +54,31 @@ class TokenTexts:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+class Offsets:
+    """Where tokens begin in the text they are part of.
+
+    Control tokens take no room in it, half a character begins where the whole one does, and the
+    space that some tokenizers put before the very first word is not there.
+
+    Args:
+        tokenizer: Decodes.
+        before: Tokens in front of the text.
+        start: Where the text begins.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int], start: int = 0):
+        self._stream = TextStream(tokenizer, before)
+        self._at = start
+
+    def of(self, ids: Iterable[int]) -> list[int]:
+        """The places of the next tokens."""
+        found = []
+        for id in ids:
+            found.append(self._at)
+            self._at += len(self._stream.step(id)[0])
+        return found
 
 
 @lru_cache
