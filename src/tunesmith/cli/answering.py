@@ -42,6 +42,10 @@ ENGINE: dict[str, Any] = {
     ],
 }
 """What computes, and how far back it looks."""
+QUANTIZE: Any = Annotated[
+    Literal["bnb4", "bnb8", "none"] | None,
+    typer.Option(help="Weights in 4 or 8 bits (extra bnb); default: as it was trained."),
+]
 OPTIONS: dict[str, Any] = {
     "max_tokens": Annotated[int | None, typer.Option(help="Longest answer; default 512.")],
     "temperature": Annotated[float | None, typer.Option(help="0: greedy.")],
@@ -63,6 +67,7 @@ OPTIONS: dict[str, Any] = {
         Dtype | None,
         typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
+    "quantize": QUANTIZE,
     **ENGINE,
 }
 """Options by the names of Sampling's fields, the schema, the compute type and the engine; not
@@ -114,7 +119,7 @@ class Voice:
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
-        from tunesmith.compose import gguf
+        from tunesmith.compose import gguf, quantising
         from tunesmith.compose.answering import answering
         from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
@@ -122,7 +127,7 @@ class Voice:
         given = dict(given)
         schema = read_schema(given.pop("schema", None))
         dtype = given.pop("dtype", "auto")
-        engine = checked_engine(spec, given)
+        engine, quantize = checked_engine(spec, given), given.pop("quantize", None)
         given = {name: value for name, value in given.items() if name not in ENGINE}
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         sampling = Sampling(**values)
@@ -130,11 +135,12 @@ class Voice:
         generator: Any
         held: dict[str, Any] = {}
         if gguf.named(spec):
+            quantising.refuse_file(spec, quantize)
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
         else:
             model, said = answering(spec)
-            loaded = compose.load(model, dtype=dtype)
+            loaded = compose.load(model, dtype=dtype, quantize=quantize)
             options = engine.options()
             held = {"sinks": engine.sinks, "window": engine.window} if options else {}
             generator = base.build(engine.kind, loaded.model, loaded.tokenizer, **options)

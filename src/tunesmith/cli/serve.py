@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.answering import ENGINE, Dtype, checked_engine
+from tunesmith.cli.answering import ENGINE, QUANTIZE, Dtype, checked_engine
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ OPTIONS: dict[str, Any] = {
     "grace": Annotated[
         float | None, typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30.")
     ],
+    "quantize": QUANTIZE,
     **ENGINE,
 }
 """Who may ask, how much, and what answers."""
@@ -106,7 +107,8 @@ def command(
     adapters = _adapters(adapter or [], name)
     dtype, engine = words.get("dtype", "auto"), checked_engine(model, words)
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
-        offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
+        how = {"slots": slots, "dtype": dtype, "engine": engine}
+        offers = serving.offers(model, name, adapters, quantize=words.get("quantize"), **how)
         _serve(offers, settings, found)
 
 

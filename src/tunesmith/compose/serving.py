@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith.compose import gguf, model as models, scoring, source
+from tunesmith.compose import gguf, model as models, quantising, scoring, source
 from tunesmith.compose.answering import PLAIN, Engine, Forms, answering
+from tunesmith.compose.quantising import Quantize
 from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
@@ -63,6 +64,7 @@ def offers(
     slots: int,
     dtype: str = "auto",
     engine: Engine = PLAIN,
+    quantize: Quantize | None = None,
 ) -> list[Offer]:
     """The model and its adapters, in memory; the model first.
 
@@ -72,6 +74,7 @@ def offers(
         adapters: Name → run or adapter folder, trained on this model.
         slots: Requests answered at once.
         dtype: Compute type; auto: what this machine does fastest.
+        quantize: Few bits for the weights; None: as the model was trained.
         engine: What computes; not for files, which llama.cpp runs, nor for reward models.
 
     Raises:
@@ -80,6 +83,7 @@ def offers(
         EnvironmentFault: E201, no such model.
     """
     if gguf.named(spec):
+        quantising.refuse_file(spec, quantize)
         return [_of_file(spec, name, adapters, slots)]
     spec, said = answering(spec)
     found = source.locate(spec)
@@ -95,11 +99,12 @@ def offers(
         fix = "leave out --engine and --window"
         raise ConfigError("G150", what, where="--engine", fix=fix)
     if found.scores:
+        quantising.refuse_file(spec, quantize)
         return [_scorer(spec, name, dtype)]
     tuned = {label: source.language_model(path) for label, path in adapters.items()}
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
-    writer = functools.partial(_writer, slots=slots, dtype=dtype, engine=engine)
+    writer = functools.partial(_writer, slots=slots, dtype=dtype, engine=engine, quantize=quantize)
     first = writer(spec, name)
     first = dataclasses.replace(first, notes=(*said, *first.notes))
     made = [first]
@@ -174,11 +179,19 @@ def _check_base(model: source.Source, label: str, adapter: source.Source) -> Non
     )
 
 
-def _writer(spec: str, name: str, *, slots: int, dtype: str, engine: Engine) -> Offer:
+def _writer(
+    spec: str,
+    name: str,
+    *,
+    slots: int,
+    dtype: str,
+    engine: Engine,
+    quantize: Quantize | None,
+) -> Offer:
     from tunesmith.generation import base
     from tunesmith.models.reading import Reader
 
-    loaded = models.load(spec, dtype=dtype)
+    loaded = models.load(spec, dtype=dtype, quantize=quantize)
     generator: Any = base.build(
         engine.kind, loaded.model, loaded.tokenizer, max_rows=slots, **engine.options()
     )
