@@ -92,7 +92,7 @@ def build_run(
     planned = int(sets[0].lengths.sum() * recipe.train.num_train_epochs)
     resolved = resolve(recipe, directory, planned_tokens=planned)
     directory.update(base=base_record(origin, directory))
-    tuner = tuners.build(recipe.tuner)
+    tuner = tuners.build(recipe.tuner, stage.template.tokenizer)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
     _tell_model(display, origin, language_model, resolved)
@@ -230,4 +230,6 @@ def describe_tuner(recipe: Recipe, hf: Any) -> str:
     if what == "lora":
         linears = sum(name.endswith(".lora_A") for name, _ in hf.named_parameters())
         what += f" r={recipe.tuner.r} on {linears} linears"
+    elif what in ("prompt", "prefix"):
+        what += f" of {recipe.tuner.tokens} virtual tokens"
     return f"{what} → {trained / 1e6:.2f}M trainable ({100 * trained / whole:.1f}%)"

@@ -136,7 +136,8 @@ def weights(
         tuner = tuners.for_adapter(adapter)
         tuner.apply(hf)
         tuner.load(hf, adapter)
-        tuner.merge(hf)
+        if tuner.mergeable or adapter != found.adapters[-1] or found.checkpoint is not None:
+            tuner.merge(hf)  # virtual tokens stay as they are, if nothing lies over them
     if found.checkpoint is not None:
         _overlay(hf, found.checkpoint)
     return hf if loaded == dtype else load.to_dtype(hf, getattr(torch, dtype))
@@ -164,7 +165,7 @@ def _few_bits(
 
 def _is_adapter(checkpoint: Path) -> bool:
     """Whether a checkpoint holds deltas rather than weights of the base."""
-    return tuners.build(run_recipe(checkpoint).tuner).mergeable
+    return run_recipe(checkpoint).tuner.kind in quantising.BESIDE
 
 
 def _overlay(hf: Any, path: Path, *, merge: bool = True) -> None:

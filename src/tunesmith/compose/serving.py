@@ -130,6 +130,7 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
     """
     from tunesmith.generation.adapters_impl import deltas_of
     from tunesmith.models.reading import Reader
+    from tunesmith.tuners import prompt_impl
 
     if adapter.checkpoint is not None or len(adapter.adapters) != under + 1:
         return None
@@ -143,11 +144,17 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
     if template.tokenizer.hash != first.tokenizer.hash or model is None:
         return None
     plain = defaults(template, folder)
+    reader, context = None, first.context
     try:
-        deltas = deltas_of(folder)
-        if "lm_head" in deltas:  # the reader takes the head as it is
-            return None
-        cast(Any, engine).add_adapter(label, deltas)
+        if prompt_impl.kind_of(folder) is not None:
+            cast(Any, engine).add_adapter(label, folder)
+            context = context and context - len(prompt_impl.read(folder))
+        else:
+            deltas = deltas_of(folder)
+            if "lm_head" in deltas:  # the reader takes the head as it is
+                return None
+            cast(Any, engine).add_adapter(label, deltas)
+            reader = Reader(model, deltas=deltas)
     except ConfigError:  # DoRA, whole modules, a family without the interface
         return None
     return dataclasses.replace(
@@ -155,8 +162,9 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
         name=label,
         template=template,
         system=adapter.card().get("system"),
-        reader=Reader(model, deltas=deltas),
+        reader=reader,
         defaults=plain,
+        context=context,
         description=f"{adapter.spec} → {folder} (beside its base)",
         adapter=label,
         forms=Forms(template.tokenizer, plain.stop_ids),
@@ -190,20 +198,22 @@ def _writer(
 ) -> Offer:
     from tunesmith.generation import base
     from tunesmith.models.reading import Reader
+    from tunesmith.models.soft import soft_of
 
     loaded = models.load(spec, dtype=dtype, quantize=quantize)
     generator: Any = base.build(
         engine.kind, loaded.model, loaded.tokenizer, max_rows=slots, **engine.options()
     )
     plain = defaults(loaded.template, loaded.path)
+    virtual, context = soft_of(loaded.model.hf), generator.context
     return Offer(
         name,
         loaded.template,
         loaded.system,
         generator,
-        Reader(loaded.model),
+        Reader(loaded.model) if virtual is None else None,
         plain,
-        generator.context,
+        context and context - virtual.tokens if virtual else context,
         loaded.description,
         forms=Forms(loaded.tokenizer, plain.stop_ids),
         notes=(*loaded.template.notes, *numbers(loaded.model), *generator.notes),

@@ -17,6 +17,7 @@ from tunesmith.compose import (
     model,
     quantising,
     rewarding,
+    source,
     stopping,
 )
 from tunesmith.compose.display import Display, Logged
@@ -125,6 +126,7 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     """
     origin = model.origin(recipe)
     quantising.check(recipe, origin.source)
+    source.check_base(origin.source)
     recipe = data.local(recipe, display.line)
     data.check_sources(recipe)
     display.header(recipe.stage.kind)
