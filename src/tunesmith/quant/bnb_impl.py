@@ -37,7 +37,7 @@ _LEFT = (
 def library() -> Any:
     """bitsandbytes, imported so that it can't run code from a hub."""
     with _no_remote_code():
-        import bitsandbytes
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
     for name in ("cpu", "mps"):  # in case somebody else had imported it
         module: Any = sys.modules.get(f"bitsandbytes.backends.{name}.ops")
         if module is not None and "gemm_4bit_forward_kernel" in vars(module):
@@ -74,6 +74,8 @@ class QuantisedLinear(nn.Module):
         source: A `Linear4bit` or `Linear8bitLt` that holds quantised weights.
         dtype: Type of the products.
     """
+
+    quantised: Tensor
 
     def __init__(self, source: Any, dtype: torch.dtype):
         super().__init__()

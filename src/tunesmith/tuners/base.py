@@ -20,9 +20,10 @@ def build(config: Any, tokenizer: Any = None) -> Tuner:
         tokenizer: Makes tokens of the words that a tuner may begin with; None: it is not applied
             to weights, or reads what was trained.
     """
-    tuner = registry.load("tuners", config.kind).build(config)
-    if tokenizer is not None and isinstance(tuner, ReadsText):
-        tuner.read(tokenizer)
+    tuner: Any = registry.load("tuners", config.kind).build(config)
+    reader: Any = tuner
+    if tokenizer is not None and isinstance(reader, ReadsText):
+        reader.read(tokenizer)
     return tuner
 
 

@@ -123,6 +123,7 @@ def save(model: nn.Module, path: Path) -> None:
     """Writes the adapter; the weights first, so that a config always has its weights."""
     hf: Any = transformers_model(model)
     soft: Any = hf.get_submodule(NAME)
+    made: Any = soft._modules.get("transform")
     text, shape = hf.config.get_text_config(), shape_of(hf)
     prefix = isinstance(soft, SoftPrefix)
     path.mkdir(parents=True, exist_ok=True)
@@ -140,10 +141,10 @@ def save(model: nn.Module, path: Path) -> None:
         "token_dim": shape.heads * shape.width if prefix else text.hidden_size,
     }
     if prefix:
-        projected = soft.transform is not None
+        projected = made is not None
         fields |= {
             "prefix_projection": projected,
-            "encoder_hidden_size": soft.transform[0].out_features if projected else None,
+            "encoder_hidden_size": made[0].out_features if projected else None,
         }
     else:
         fields |= {"prompt_tuning_init": "RANDOM"}
