@@ -142,7 +142,8 @@ def lay(batch: Batch, n: int) -> Layout:
     here = torch.arange(n, device=device, dtype=positions.dtype).expand_as(virtual_Gn)
     positions[virtual_Gn] = here
     parts = (spread(batch.ids_BT), spread(batch.weights_BT), positions)
-    laid = Batch(*(x.view(B, -1) for x in parts), made, batch.units, batch.extra)
+    ids_BT, weights_BT, positions_BT = (x.view(B, -1) for x in parts)
+    laid = Batch(ids_BT, weights_BT, positions_BT, made, batch.units, batch.extra)
     return Layout(laid, place_T, virtual_Gn)
 
 
@@ -184,6 +185,6 @@ def cache(soft: SoftPrefix, hf: PreTrainedModel, rows: int, dtype: torch.dtype) 
     """The trained keys and values as transformers' families take them, for padded rows."""
     made = DynamicCache(config=hf.config)
     for layer, (k_nKE, v_nKE) in enumerate(soft.keys_and_values(dtype)):
-        pair = (x.transpose(0, 1)[None].expand(rows, -1, -1, -1) for x in (k_nKE, v_nKE))
-        made.update(*pair, layer)
+        keys, values = (x.transpose(0, 1)[None].expand(rows, -1, -1, -1) for x in (k_nKE, v_nKE))
+        made.update(keys, values, layer)
     return made
