@@ -57,26 +57,34 @@ def rows(kind: type) -> list[dict]:
     raise KeyError(f"no law rows for {kind}: add them here")
 
 
-@pytest.fixture(params=STAGES)
+LORA = {"kind": "lora", "r": 4, "lora_dropout": 0.1}
+PROMPT = {"kind": "prompt", "tokens": 4}
+PREFIX = {"kind": "prefix", "tokens": 4, "projection": True, "hidden": 8}
+CELLS = [(stage, LORA) for stage in STAGES]
+CELLS += [("sft", PROMPT), ("sft", PREFIX), ("dpo", PROMPT), ("grpo", PREFIX)]
+
+
+@pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0]}-{cell[1]['kind']}")
 def make_recipe(request, tiny_model, written_teacher, tmp_path):
-    """`make_recipe(name)`: a recipe of the stage with every source of randomness switched on."""
-    if request.param == "distill":
+    """`make_recipe(run)`: a recipe of the stage with every source of randomness switched on."""
+    name, tuner = request.param
+    if name == "distill":
         SAMPLING["distill"] = {"teacher": str(written_teacher), "lmbda": 0.5,
                                "max_completion_length": 8}  # fmt: skip
     data = tmp_path / "rows.jsonl"
-    kind = registry.load("stages", request.param).sample[0]
+    kind = registry.load("stages", name).sample[0]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
 
-    def make(name: str, **changes):
-        stage = {"kind": request.param}
-        if request.param == "sft":
+    def make(run: str, **changes):
+        stage: dict = {"kind": name}
+        if name == "sft":
             stage["neftune_noise_alpha"] = 5.0
-        stage |= SAMPLING.get(request.param, {})
+        stage |= SAMPLING.get(name, {})
         return recipe.from_dict(
             {
                 "model": {"path": str(tiny_model)},
                 "stage": stage,
-                "tuner": {"kind": "lora", "r": 4, "lora_dropout": 0.1},
+                "tuner": tuner,
                 "data": {
                     "train": str(data),
                     "eval": {"count": 4},
@@ -95,7 +103,7 @@ def make_recipe(request, tiny_model, written_teacher, tmp_path):
                 },
                 "optim": {"learning_rate": 1e-2, "warmup_steps": 2},
                 "eval": {"steps": 4},
-                "output": {"dir": str(tmp_path / "runs"), "name": name},
+                "output": {"dir": str(tmp_path / "runs"), "name": run},
             }
         )
 

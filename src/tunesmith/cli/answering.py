@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.engines import BEAMS, ENGINE, Beams, checked_beams, checked_engine
+from tunesmith.cli.engines import BEAMS, ENGINE, QUANTIZE, Beams, checked_beams, checked_engine
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.types import Conversation, Event, Message, Request, Sampling
 
@@ -51,6 +51,7 @@ OPTIONS: dict[str, Any] = {
         Dtype | None,
         typer.Option(help="Compute type; default: float32 if stored so, else the fastest."),
     ],
+    "quantize": QUANTIZE,
     **ENGINE,
     **BEAMS,
 }
@@ -138,7 +139,7 @@ class Voice:
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
-        from tunesmith.compose import gguf
+        from tunesmith.compose import gguf, quantising
         from tunesmith.compose.answering import answering, engine_over
         from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
@@ -147,17 +148,18 @@ class Voice:
         beams = checked_beams(spec, given)
         schema = read_schema(given.pop("schema", None))
         dtype = given.pop("dtype", "auto")
-        engine = checked_engine(spec, given)
+        engine, quantize = checked_engine(spec, given), given.pop("quantize", None)
         given = {k: value for k, value in given.items() if k not in ENGINE and k not in BEAMS}
         values: dict[str, Any] = {k: tuple(v) if k == "stop" else v for k, v in given.items()}
         base.check_sampling(Sampling(**values))  # before weights are read
         held: dict[str, Any] = {}
         if gguf.named(spec):
+            quantising.refuse_file(spec, quantize)
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
         else:
             model, said = answering(spec)
-            loaded = compose.load(model, dtype=dtype)
+            loaded = compose.load(model, dtype=dtype, quantize=quantize)
             held = {"sinks": engine.sinks, "window": engine.window} if engine.window else {}
             generator, told = engine_over(engine, loaded, dtype=dtype)
             notes = (*said, *loaded.template.notes, *numbers(loaded.model), *told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -31,6 +31,10 @@ ENGINE: dict[str, Any] = {
     ],
 }
 """What computes, how far back it looks, and who guesses ahead."""
+QUANTIZE: Any = Annotated[
+    Literal["bnb4", "bnb8", "none"] | None,
+    typer.Option(help="Weights in 4 or 8 bits (extra bnb); default: as it was trained."),
+]
 BEAMS: dict[str, Any] = {
     "beams": Annotated[
         int | None, typer.Option(min=1, max=64, help="Search the likeliest answer with so many.")

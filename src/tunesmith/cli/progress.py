@@ -89,8 +89,9 @@ class Terminal(Display):
         if (final / "score.safetensors").is_file():
             return  # a reward model does not talk
         merge = f" | tunesmith merge {name} -o DIR"
-        adapter = (final / "adapter_config.json").is_file()
-        output.log(f"next    tunesmith chat {name} --compare base{merge if adapter else ''}")
+        adapter = final / "adapter_config.json"
+        merges = adapter.is_file() and jsonlib.loads(adapter.read_text())["peft_type"] == "LORA"
+        output.log(f"next    tunesmith chat {name} --compare base{merge if merges else ''}")
 
 
 class JsonLines(Display):

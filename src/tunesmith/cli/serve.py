@@ -15,7 +15,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.answering import Dtype
-from tunesmith.cli.engines import ENGINE, checked_engine
+from tunesmith.cli.engines import ENGINE, QUANTIZE, checked_engine
 from tunesmith.errors import ServeError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ OPTIONS: dict[str, Any] = {
     "grace": Annotated[
         float | None, typer.Option(min=0, help="Seconds to finish after SIGTERM; default 30.")
     ],
+    "quantize": QUANTIZE,
     **ENGINE,
 }
 """Who may ask, how much, and what answers."""
@@ -110,7 +111,8 @@ def command(
     name = name or label(model)
     dtype = words.get("dtype", "auto")
     with server.bind(host, port) as found:  # a port that is taken is told before weights are read
-        offers = serving.offers(model, name, adapters, slots=slots, dtype=dtype, engine=engine)
+        how = {"slots": slots, "dtype": dtype, "engine": engine}
+        offers = serving.offers(model, name, adapters, quantize=words.get("quantize"), **how)
         _serve(offers, settings, found)
 
 

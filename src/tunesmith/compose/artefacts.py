@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__
+from tunesmith.compose import quantising
 from tunesmith.compose.source import CARD, find_run, record_base
 from tunesmith.data.stream_head import Head
 from tunesmith.recipe.sections import Recipe
@@ -124,6 +125,7 @@ def _card(run: Any, origin: Any, template: Any) -> dict[str, Any]:
         "step": run.step,
         "system": run.recipe.data.system,
         "base": base,
+        "quantize": quantising.noted(run.recipe.model.quantize),
     }
 
 

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from tunesmith import platform
-from tunesmith.compose import data, model, rewarding, samples, source
+from tunesmith.compose import data, model, quantising, rewarding, samples, source
 from tunesmith.compose.display import Display
 from tunesmith.compose.model import Origin
 from tunesmith.errors import EnvironmentFault
@@ -92,7 +92,7 @@ def build_run(
     planned = int(sets[0].lengths.sum() * recipe.train.num_train_epochs)
     resolved = resolve(recipe, directory, planned_tokens=planned)
     directory.update(base=base_record(origin, directory))
-    tuner = tuners.build(recipe.tuner)
+    tuner = tuners.build(recipe.tuner, stage.template.tokenizer)
     language_model = _language_model(recipe, origin, resolved, tuner, backend.device, planned)
     hf = language_model.hf
     _tell_model(display, origin, language_model, resolved)
@@ -129,12 +129,14 @@ def build_run(
 
 def _tell_model(display: Display, origin: Origin, made: Any, resolved: dict) -> None:
     """`builtin:tiny  llama 5L×256  computes in float32 on cpu (1 thread)`."""
-    from tunesmith.models import load
+    from tunesmith.models import load, quantised
 
     count = resolved["threads"]
     threads = f"{count} thread{'' if count == 1 else 's'}"
     where = f"computes in {resolved['dtype']} on {made.hf.device} ({threads})"
     display.line("model", f"{origin.describe()}  {load.describe(made.hf)}  {where}")
+    for note in quantised.notes(made.hf):
+        display.line("note", note)
 
 
 def _layout(made: Any, tuner: Any, backend: Any) -> dict[str, Any]:
@@ -164,7 +166,8 @@ def _language_model(
 
     dtype = memory_dtype(recipe, resolved["dtype"])
     seed = recipe.train.seed
-    hf = model.weights(origin, recipe.model, dtype=dtype, device=device, seed=seed)
+    keep = quantising.whole(tuner)
+    hf = model.weights(origin, recipe.model, dtype=dtype, device=device, seed=seed, keep=keep)
     torch.manual_seed(seed)
     tuner.apply(hf)
     made = LanguageModel(
@@ -218,11 +221,15 @@ def stage_groups(stage: Stage) -> list[dict[str, Any]]:
 
 def describe_tuner(recipe: Recipe, hf: Any) -> str:
     """`lora r=16 on 42 linears → 0.61M trainable (7.3%)`."""
+    from tunesmith.models import quantised
+
     counts = [(p.numel(), p.requires_grad) for p in hf.parameters()]
     trained = sum(n for n, on in counts if on)
-    whole = sum(n for n, _ in counts)
+    whole = quantised.parameters(hf)
     what = recipe.tuner.kind
     if what == "lora":
         linears = sum(name.endswith(".lora_A") for name, _ in hf.named_parameters())
         what += f" r={recipe.tuner.r} on {linears} linears"
+    elif what in ("prompt", "prefix"):
+        what += f" of {recipe.tuner.tokens} virtual tokens"
     return f"{what} → {trained / 1e6:.2f}M trainable ({100 * trained / whole:.1f}%)"

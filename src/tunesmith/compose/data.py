@@ -286,9 +286,12 @@ def _unk_id(tokenizer: Any) -> int | None:
 def fit_context(recipe: Recipe, origin: model.Origin, say: Any = None) -> Recipe:
     """The recipe with data.max_length no longer than the model's context, said aloud."""
     context, length = model.context_length(origin, recipe.model), recipe.data.max_length
+    virtual = vars(recipe.tuner).get("tokens", 0)
+    context = context - virtual if context else None
     if context is None or length <= context:
         return recipe
-    (say or _silent)("note", f"data.max_length {length} → {context}, the model's context")
+    whose = "the model's context" + (" less the virtual tokens" if virtual else "")
+    (say or _silent)("note", f"data.max_length {length} → {context}, {whose}")
     return changed(recipe, dataclasses.replace(recipe.data, max_length=context))
 
 

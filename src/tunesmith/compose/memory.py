@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import psutil
 
 from tunesmith import platform
-from tunesmith.compose import build, model, source
+from tunesmith.compose import build, model, quantising, source
 from tunesmith.compose.data import max_forward_tokens
 from tunesmith.errors import ResourceError
-from tunesmith.recipe.sections import ModelConfig, Recipe
+from tunesmith.recipe.sections import ModelConfig, Quantization, Recipe
 from tunesmith.rewards import base as rewards
 from tunesmith.stages.rollout_impl import RolloutStage
 from tunesmith.tuners import base as tuners
@@ -84,11 +84,12 @@ def memory(
     """
     skeleton = model.skeleton(origin, recipe.model)
     tuner = tuners.build(recipe.tuner)
+    held = BYTES[build.memory_dtype(recipe, dtype)]
+    saved = quantising.saved_bytes(skeleton, recipe, held)
     tuner.apply(skeleton)
     parameters = list(skeleton.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
-    held = BYTES[build.memory_dtype(recipe, dtype)]
     wide = 4 if recipe.train.master_weights else BYTES[dtype]
     others = {spec: skeleton_of(spec, recipe.output.dir) for spec in other_models(recipe)}
     beside = sum(p.numel() for spec in other_models(recipe) for p in others[spec].parameters())
@@ -99,7 +100,7 @@ def memory(
     copied = trained * wide if _copies_reference(stage, tuner) else 0
     cached = min(cache_bytes(skeleton.config, BYTES[dtype]) * _held_tokens(recipe), CACHE_BYTES)
     return Memory(
-        weights=(frozen * held + trained * wide) / 1e9,
+        weights=(frozen * held + trained * wide - saved) / 1e9,
         gradients=trained * wide / 1e9,
         optimizer=2 * trained * wide / 1e9,
         activations=activations * longest_batch / 1e9,
@@ -228,11 +229,13 @@ def variants(
 ) -> list[dict[str, Any]]:
     """Cheaper settings, each with the memory it would take."""
     half = recipe.data.max_length // 2
-    changes = {
+    changes: dict[str, tuple[str, dict[str, Any]]] = {
         "train.activation_checkpointing=true": ("train", {"activation_checkpointing": True}),
         "train.per_device_train_batch_size=1": ("train", {"per_device_train_batch_size": 1}),
         f"data.max_length={half}": ("data", {"max_length": half}),
     }
+    if quantising.possible(recipe, origin.source):
+        changes["model.quantize=bnb4"] = ("model", {"quantize": Quantization("bnb4")})
     rows, laid = [], layout(recipe, origin, dtype)
     for text, (section, values) in changes.items():
         part = dataclasses.replace(vars(recipe)[section], **values)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform, recipe as recipes
-from tunesmith.compose import source
+from tunesmith.compose import quantising, source
+from tunesmith.compose.quantising import Quantize
 from tunesmith.compose.source import Source
 from tunesmith.errors import ConfigError
 from tunesmith.recipe.sections import ModelConfig, Recipe
@@ -95,8 +96,27 @@ def context_length(origin: Origin, config: ModelConfig) -> int | None:
     return int(reach * factor) if reach else None
 
 
-def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, seed: int) -> Any:
-    """The transformers model of an origin, its inner adapters merged into it."""
+def weights(
+    origin: Origin,
+    config: ModelConfig,
+    *,
+    dtype: str,
+    device: Any,
+    seed: int,
+    keep: tuple[str, ...] = (),
+) -> Any:
+    """The transformers model of an origin, its inner adapters merged into it.
+
+    Over quantised weights an adapter stays beside them.
+
+    Args:
+        origin: What it is made of.
+        config: The recipe's section.
+        dtype: Type of the weights in memory.
+        device: Where they go.
+        seed: Draws the weights of a fresh model.
+        keep: Names of modules that `config.quantize` leaves as they are.
+    """
     import torch
 
     from tunesmith.models import info, load
@@ -109,27 +129,51 @@ def weights(origin: Origin, config: ModelConfig, *, dtype: str, device: Any, see
     if found.base:
         config = dataclasses.replace(config, path=found.base)
     # Deltas are rounded once, to the type the base is stored in: a run is what `merge` makes of it.
+    merges = found.checkpoint is not None and _is_adapter(found.checkpoint)
+    if config.quantize is not None:
+        return _few_bits(found, config, merges, dtype=dtype, device=device, seed=seed, keep=keep)
     loaded = dtype
-    if found.adapters or (found.base and found.checkpoint and _is_adapter(found.checkpoint)):
+    if found.adapters or (found.base and merges):
         loaded = info.stored_dtype(load.resolve(found.base)[0], dtype)
     hf = load.load(config, dtype=loaded, device=device, seed=seed).hf
     for adapter in found.adapters:
         tuner = tuners.for_adapter(adapter)
         tuner.apply(hf)
         tuner.load(hf, adapter)
-        tuner.merge(hf)
+        if tuner.mergeable or adapter != found.adapters[-1] or found.checkpoint is not None:
+            tuner.merge(hf)  # virtual tokens stay as they are, if nothing lies over them
     if found.checkpoint is not None:
         _overlay(hf, found.checkpoint)
     return hf if loaded == dtype else load.to_dtype(hf, getattr(torch, dtype))
 
 
+def _few_bits(
+    found: Source, config: ModelConfig, merges: bool, *, keep: tuple[str, ...], **how: Any
+) -> Any:
+    """A model quantised as it loads, with its adapter beside the weights."""
+    from tunesmith.models import load
+
+    quantising.over(found, merges)
+    tuner = tuners.for_adapter(found.adapters[0]) if found.adapters else None
+    if found.checkpoint is not None:
+        tuner = tuners.build(run_recipe(found.checkpoint).tuner)
+    keep = (*keep, *quantising.whole(tuner))
+    hf = load.load(config, keep=keep, **how).hf
+    if found.adapters and tuner is not None:
+        tuner.apply(hf)
+        tuner.load(hf, found.adapters[0])
+    if found.checkpoint is not None:
+        _overlay(hf, found.checkpoint, merge=False)
+    return hf.requires_grad_(False)
+
+
 def _is_adapter(checkpoint: Path) -> bool:
     """Whether a checkpoint holds deltas rather than weights of the base."""
-    return tuners.build(run_recipe(checkpoint).tuner).mergeable
+    return run_recipe(checkpoint).tuner.kind in quantising.BESIDE
 
 
-def _overlay(hf: Any, path: Path) -> None:
-    """Lays a checkpoint's trained weights over the base; an adapter's are merged."""
+def _overlay(hf: Any, path: Path, *, merge: bool = True) -> None:
+    """Lays a checkpoint's trained weights over the base; an adapter's are merged if asked."""
     from tunesmith.training import checkpoint
 
     recipe = run_recipe(path)
@@ -144,7 +188,7 @@ def _overlay(hf: Any, path: Path) -> None:
         for name, tensor in tensors.items():
             if own is None or not name.startswith(own):
                 parameters[name].copy_(tensor)
-    if tuner.mergeable:
+    if tuner.mergeable and merge:
         tuner.merge(hf)
 
 
@@ -174,16 +218,22 @@ class Loaded:
     path: Path | None
 
 
-def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
+def load(
+    spec: str, *, dtype: str = "auto", root: str = "runs/", quantize: Quantize | None = None
+) -> Loaded:
     """Loads a run, directory, embedded model or hub id for generation, in eval mode.
 
     Args:
         spec: What `source.locate` understands.
         dtype: Compute type; auto: what this machine does fastest, but on a CPU float32 for weights
             that are stored in it, so that answers are those of the weights.
+        root: Where runs are looked for first.
+        quantize: Few bits for the weights of its linear layers; None: as it was trained.
 
     Raises:
+        ConfigError: E230, what was asked for can't be quantised.
         EnvironmentFault: E201, no such model.
+        MissingExtra: E401, bitsandbytes is not installed.
     """
     platform.prepare()
     import torch
@@ -191,7 +241,7 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
     from tunesmith.models.language_model import LanguageModel
 
     found = source.language_model(spec, root)
-    config, name, system = ModelConfig(path=found.base), "auto", None
+    config, name, system, recipe = ModelConfig(path=found.base), "auto", None, None
     if found.checkpoint is not None:  # not yet a model of its own: the run's recipe tells the rest
         recipe = run_recipe(found.checkpoint)
         name, system = recipe.data.template, recipe.data.system
@@ -200,6 +250,8 @@ def load(spec: str, *, dtype: str = "auto", root: str = "runs/") -> Loaded:
     else:
         directory = tokenizer_dir(config, found)
         system = found.card().get("system")
+    few_bits = quantising.chosen(quantize, found, recipe)
+    config = dataclasses.replace(config, quantize=few_bits)
     compute = _compute_type(dtype, found)
     start = Origin(found, directory, "")
     hf = weights(start, config, dtype=compute, device=platform.device(), seed=0)

@@ -30,9 +30,12 @@ def defaults(template: Any, path: Path | None) -> Sampling:
 
 
 def numbers(model: Any) -> tuple[str, ...]:
-    """What there is to say about the compute type that was chosen for a model."""
+    """What there is to say about the numbers a model computes with."""
+    from tunesmith.models import quantised
+
     name = str(model.hf.dtype).removeprefix("torch.")
-    return () if name == "float32" else (f"computes in {name}: --dtype float32 is more exact",)
+    said = () if name == "float32" else (f"computes in {name}: --dtype float32 is more exact",)
+    return (*said, *quantised.notes(model.hf))
 
 
 def _generation_config(path: Path | None) -> dict[str, Any]:

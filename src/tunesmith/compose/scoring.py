@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.compose import model, source
+from tunesmith.compose import model, quantising, source
 from tunesmith.errors import ExportError
 from tunesmith.recipe.sections import ModelConfig, Recipe
 from tunesmith.stages import base as stages, feedback_impl
@@ -186,6 +186,8 @@ def _language_model(
             return classifier.backbone(directory, dtype=getattr(torch, dtype), device=device)
     if not found.base and recipe is not None:  # from scratch: the checkpoint holds all weights
         config = recipe.model
+    few_bits = quantising.chosen(None, found, recipe)
+    config = dataclasses.replace(config, quantize=few_bits)
     start = model.Origin(found, Path(found.base), "")
     return model.weights(start, config, dtype=dtype, device=device, seed=0)
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith.compose import gguf, model as models, scoring, source
+from tunesmith.compose import gguf, model as models, quantising, scoring, source
 from tunesmith.compose.answering import PLAIN, Engine, Forms, answering, engine_over
+from tunesmith.compose.quantising import Quantize
 from tunesmith.compose.sampling import defaults, numbers
 from tunesmith.errors import ConfigError, ServeError
 from tunesmith.recipe.sections import ModelConfig
@@ -63,6 +64,7 @@ def offers(
     slots: int,
     dtype: str = "auto",
     engine: Engine = PLAIN,
+    quantize: Quantize | None = None,
 ) -> list[Offer]:
     """The model and its adapters, in memory; the model first.
 
@@ -72,6 +74,7 @@ def offers(
         adapters: Name → run or adapter folder, trained on this model.
         slots: Requests answered at once.
         dtype: Compute type; auto: what this machine does fastest.
+        quantize: Few bits for the weights; None: as the model was trained.
         engine: What computes; not for files, which llama.cpp runs, nor for reward models.
 
     Raises:
@@ -80,6 +83,7 @@ def offers(
         EnvironmentFault: E201, no such model.
     """
     if gguf.named(spec):
+        quantising.refuse_file(spec, quantize)
         return [_of_file(spec, name, adapters, slots)]
     spec, said = answering(spec)
     found = source.locate(spec)
@@ -95,11 +99,12 @@ def offers(
         fix = "leave out --engine and --window"
         raise ConfigError("G150", what, where="--engine", fix=fix)
     if found.scores:
+        quantising.refuse_file(spec, quantize)
         return [_scorer(spec, name, dtype)]
     tuned = {label: source.language_model(path) for label, path in adapters.items()}
     for label, adapter in tuned.items():
         _check_base(found, label, adapter)
-    writer = functools.partial(_writer, slots=slots, dtype=dtype, engine=engine)
+    writer = functools.partial(_writer, slots=slots, dtype=dtype, engine=engine, quantize=quantize)
     first = writer(spec, name)
     first = dataclasses.replace(first, notes=(*said, *first.notes))
     made = [first]
@@ -125,6 +130,7 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
     """
     from tunesmith.generation.adapters_impl import deltas_of
     from tunesmith.models.reading import Reader
+    from tunesmith.tuners import prompt_impl
 
     if adapter.checkpoint is not None or len(adapter.adapters) != under + 1:
         return None
@@ -138,11 +144,17 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
     if template.tokenizer.hash != first.tokenizer.hash or model is None:
         return None
     plain = defaults(template, folder)
+    reader, context = None, first.context
     try:
-        deltas = deltas_of(folder)
-        if "lm_head" in deltas:  # the reader takes the head as it is
-            return None
-        cast(Any, engine).add_adapter(label, deltas)
+        if prompt_impl.kind_of(folder) is not None:
+            cast(Any, engine).add_adapter(label, folder)
+            context = context and context - len(prompt_impl.read(folder))
+        else:
+            deltas = deltas_of(folder)
+            if "lm_head" in deltas:  # the reader takes the head as it is
+                return None
+            cast(Any, engine).add_adapter(label, deltas)
+            reader = Reader(model, deltas=deltas)
     except ConfigError:  # DoRA, whole modules, a family without the interface
         return None
     return dataclasses.replace(
@@ -150,8 +162,9 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
         name=label,
         template=template,
         system=adapter.card().get("system"),
-        reader=Reader(model, deltas=deltas),
+        reader=reader,
         defaults=plain,
+        context=context,
         description=f"{adapter.spec} → {folder} (beside its base)",
         adapter=label,
         forms=Forms(template.tokenizer, plain.stop_ids),
@@ -174,20 +187,30 @@ def _check_base(model: source.Source, label: str, adapter: source.Source) -> Non
     )
 
 
-def _writer(spec: str, name: str, *, slots: int, dtype: str, engine: Engine) -> Offer:
+def _writer(
+    spec: str,
+    name: str,
+    *,
+    slots: int,
+    dtype: str,
+    engine: Engine,
+    quantize: Quantize | None,
+) -> Offer:
     from tunesmith.models.reading import Reader
+    from tunesmith.models.soft import soft_of
 
-    loaded = models.load(spec, dtype=dtype)
+    loaded = models.load(spec, dtype=dtype, quantize=quantize)
     generator, said = engine_over(engine, loaded, dtype=dtype, max_rows=slots)
     plain = defaults(loaded.template, loaded.path)
+    virtual, context = soft_of(loaded.model.hf), generator.context
     return Offer(
         name,
         loaded.template,
         loaded.system,
         generator,
-        Reader(loaded.model),
+        Reader(loaded.model) if virtual is None else None,
         plain,
-        generator.context,
+        context and context - virtual.tokens if virtual else context,
         loaded.description,
         forms=Forms(loaded.tokenizer, plain.stop_ids),
         notes=(*loaded.template.notes, *numbers(loaded.model), *said, *generator.notes),

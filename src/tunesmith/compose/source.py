@@ -15,12 +15,14 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
-from tunesmith import platform
-from tunesmith.errors import EnvironmentFault, TunesmithError
+from tunesmith import platform, recipe as recipes
+from tunesmith.errors import ConfigError, EnvironmentFault, TunesmithError
 from tunesmith.registry import did_you_mean
 from tunesmith.rundir import RunDir
 
 _ASSETS = Path(str(files("tunesmith") / "assets"))
+VIRTUAL = {"PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
+"""Adapters of virtual tokens: what PEFT calls them, and our tuners."""
 CARD = "tunesmith.json"
 """Beside a run's final weights: base, its hash, template and system prompt."""
 
@@ -226,6 +228,29 @@ def record_base(source: Source, run: Path, sha256: str) -> dict:
     name = source.spec if source.spec.startswith("builtin:") or top is None else str(top.resolve())
     relative = os.path.relpath(top, run) if top is not None else None
     return {"path": name, "relative": relative, "sha256": sha256}
+
+
+def check_base(found: Source | None) -> None:
+    """Refuses to train over virtual tokens, which nothing can be merged under.
+
+    Raises:
+        ConfigError: E234.
+    """
+    if found is None:
+        return
+    tops = [json.loads((path / "adapter_config.json").read_text()) for path in found.adapters]
+    virtual = any(top.get("peft_type") in VIRTUAL for top in tops)
+    if found.checkpoint is not None:
+        recipe = found.checkpoint.parents[1] / "resolved.yaml"
+        virtual = virtual or recipes.load(str(recipe), environ={}).tuner.kind in VIRTUAL.values()
+    if virtual:
+        raise ConfigError(
+            "E234",
+            f"`{found.spec}` is virtual tokens before a model, and can't be trained on",
+            where="model.path",
+            why="They are read before every text; no weight of the model could stand for them.",
+            fix="train from its base",
+        )
 
 
 def content_hash(source: Source) -> str:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import platform, recipe as recipes
-from tunesmith.compose import artefacts, build, data, edited, memory, model, rewarding, stopping
+from tunesmith.compose import (
+    artefacts,
+    build,
+    data,
+    edited,
+    memory,
+    model,
+    quantising,
+    rewarding,
+    source,
+    stopping,
+)
 from tunesmith.compose.display import Display, Logged
 from tunesmith.errors import RunError
 from tunesmith.recipe.sections import Recipe
@@ -114,6 +125,8 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
         TunesmithError: whatever is wrong with recipe, model or data.
     """
     origin = model.origin(recipe)
+    quantising.check(recipe, origin.source)
+    source.check_base(origin.source)
     recipe = data.local(recipe, display.line)
     data.check_sources(recipe)
     display.header(recipe.stage.kind)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tunesmith.errors import ExportError
 from tunesmith.exporting.shards_impl import Stored, headers
+from tunesmith.tuners.prompt_impl import KINDS, no_merge
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -134,6 +135,8 @@ def _config(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ExportError("X103", f"{CONFIG} can't be read", where=str(file), why=why) from None
+    if kind in KINDS:
+        raise no_merge(f"{path} ({kind})")
     if kind != "LORA":
         raise _refused(path, f"a {kind} adapter")
     odd = [name for name in _UNSUPPORTED if config.get(name)]

@@ -44,6 +44,9 @@ def search(engine: Any, request: Request, count: int, length_penalty: float) -> 
         ConfigError: C210, fewer than one beam; G121, the beams don't fit the cache.
     """
     engine.check(request)
+    if engine.forward.tokens_before(request.adapter):
+        what = "beams don't begin behind virtual tokens"
+        raise ConfigError("C210", what, where="count", fix="answer without beams")
     if count < 1:
         raise ConfigError("C210", f"{count} beams", where="count", fix="at least 1")
     most = min(request.sampling.max_tokens, (engine.context or 2**40) - len(request.ids))

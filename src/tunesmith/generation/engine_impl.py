@@ -142,14 +142,19 @@ class Engine:
             if reach < len(row.names) and row.names[reach] in computed:
                 at += 1  # its beginning will be there to copy in a step or two
                 continue
-            tokens = len(row.ids) + 1
+            virtual = self.forward.beginning(row.request.adapter)
+            tokens = len(row.ids) + 1 + (virtual.tokens if virtual else 0)
             place = self.lanes.take(min(tokens, self.sinks.size) if self.sinks else tokens)
             if place is None:
                 return
             if self.deterministic:
                 reach -= reach % (CHUNK // BLOCK)
-            self.prefixes.restore(row.names[:reach], place)
-            row.place, row.reused = place, place.length
+            if virtual is not None:
+                virtual.fill(place)
+                row.forgotten = -virtual.tokens
+            else:
+                self.prefixes.restore(row.names[:reach], place)
+            row.place, row.reused = place, row.forgotten + place.length
             self.rows.append(self.waiting.pop(at))
             computed.update(row.names[reach:])
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from tunesmith.errors import ConfigError
+from tunesmith.generation.soft_impl import Beginning, beginning_of
 from tunesmith.generation.step_impl import StepPlan
 from tunesmith.models import attention
 from tunesmith.models.decoding import Beside, Decoder, Delta, add_delta, serves
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.models.lowrank import LowRankLinear
+from tunesmith.models.soft import soft_of
 
 PACK_BYTES = 4 * 2**30
 """Weights up to this size get a copy in the layout that is read fastest."""
@@ -42,6 +44,9 @@ class Forward:
         """What computes a token that is alone, called as `Single`; or None."""
         self.compiler: Callable[[Decoder], Any] | None = None
         """Makes `alone` of a decoder, if it is to be compiled."""
+        self.virtual: dict[str, Any] = {}
+        """Adapters that are virtual tokens, by name."""
+        self._beginnings: dict[str | None, Beginning] = {}
         self._print: Any = None
         self._beside: Sequence[Beside] = ()
 
@@ -53,10 +58,13 @@ class Forward:
         """
         parameters = tuple((p.data_ptr(), p._version) for p in self.hf.parameters())
         enabled = tuple(m.enabled for m in self.hf.modules() if isinstance(m, LowRankLinear))
-        now = (live, parameters, enabled)
+        now = (live, parameters, enabled, soft_of(self.hf) is None)
         if now == self._print:
+            if live:
+                self._beginnings.clear()
             return live
         self._print = now
+        self._beginnings.clear()
         if self.direct:
             size = sum(p.numel() * p.element_size() for p in self.hf.parameters())
             small = self.hf.device.type == "cpu" and size <= PACK_BYTES
@@ -75,6 +83,7 @@ class Forward:
         modules = dict(self.hf.named_modules())
         missing = [module for module in deltas if module not in modules]
         own = any(isinstance(module, LowRankLinear) for module in modules.values())
+        own = own or soft_of(self.hf) is not None
         if missing or own:
             why = f"the model has no {missing[0]}" if missing else "the model has one of its own"
             raise ConfigError(
@@ -93,6 +102,30 @@ class Forward:
             )
             for module, delta in deltas.items()
         }
+
+    def add_virtual(self, name: str, soft: Any) -> None:
+        """Virtual tokens, for requests that name them.
+
+        Raises:
+            ConfigError: G123, the model has an adapter of its own.
+        """
+        self.add_adapter(name, {})
+        self.virtual[name] = soft
+        self._beginnings.pop(name, None)
+
+    def tokens_before(self, name: str | None) -> int:
+        """How many virtual tokens stand before a request that names this adapter."""
+        soft = soft_of(self.hf) if name is None else self.virtual.get(name)
+        return 0 if soft is None else soft.tokens
+
+    def beginning(self, name: str | None) -> Beginning | None:
+        """What the row of such a request begins with; None: its own tokens."""
+        if not self.tokens_before(name):
+            return None
+        if name not in self._beginnings:
+            soft = soft_of(self.hf) if name is None else self.virtual[name]
+            self._beginnings[name] = beginning_of(self.hf, soft)
+        return self._beginnings[name]
 
     def _hook(self, name: str) -> Any:
         def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -170,14 +170,14 @@ def _events(id: str, chunk: dict[str, Any]) -> Iterable[Event]:
         return
     choice = chunk["choices"][0]
     told = choice.get("logprobs") or {}
-    logprobs = told.get("token_logprobs") or [0.0]
+    logprobs = told.get("token_logprobs") or [None]
     tokens = choice.get("token_ids") or [-1] * len(logprobs)
     last = max(len(tokens), 1) - 1
     for at in range(last + 1):
         yield Event(
             id,
             tokens[at] if at < len(tokens) else -1,
-            float(logprobs[at]) if at < len(logprobs) and logprobs[at] is not None else 0.0,
+            logprobs[at] if at < len(logprobs) else None,
             choice.get("text") or "" if at == last else "",
             choice.get("finish_reason") if at == last else None,
         )

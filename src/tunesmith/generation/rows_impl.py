@@ -35,7 +35,7 @@ class Row:
     fresh: bool = False
     """Its prompt was completed by this step."""
     forgotten: int = 0
-    """Tokens that its place held once and does not any more."""
+    """Tokens that its place held once and does not any more, less the virtual ones it holds."""
     reused: int = 0
     """Tokens that were not computed but copied."""
     lookup: dict[tuple[int, ...], int] = field(default_factory=dict)
@@ -61,7 +61,8 @@ def row_of(request: Request, engine: Any) -> Row:
     most = len(ids) + request.sampling.max_tokens
     limit = most
     if engine.sinks is None:
-        limit = int(min(most, engine.context or math.inf, engine.cache_tokens))
+        room = min(engine.context or math.inf, engine.cache_tokens)
+        limit = int(min(most, room - engine.forward.tokens_before(request.adapter)))
     text = TextStream(engine.tokenizer, ids, request.sampling.stop)
     kept = ids if engine.sinks is None else ids[: engine.sinks.size]
     names = engine.prefixes.names(kept, request.adapter)
@@ -96,8 +97,13 @@ def check(request: Request, engine: Any) -> None:
     vocabulary = engine.hf.get_input_embeddings().weight.shape[0]
     bounded = engine.sinks is None
     context = engine.context if bounded else None
+    virtual = engine.forward.tokens_before(request.adapter)
+    if virtual and not bounded:
+        what = "a window would forget the virtual tokens before the text"
+        raise ConfigError("G160", what, where="window", fix="make an engine without one")
+    context = context - virtual if context else None
     check_request(request, context=context, vocabulary=vocabulary)
-    if bounded and len(request.ids) >= engine.cache_tokens:
+    if bounded and len(request.ids) + virtual >= engine.cache_tokens:
         raise ConfigError(
             "G121",
             f"the prompt has {len(request.ids):,} tokens, the cache holds {engine.cache_tokens:,}",

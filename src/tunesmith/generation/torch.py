@@ -88,19 +88,25 @@ class TorchGenerator:
 
         Args:
             name: What requests call it.
-            adapter: A folder in PEFT's format, or deltas (`models.decoding.Delta`) by module name.
+            adapter: A folder in PEFT's format (LoRA, prompt or prefix tuning), or deltas
+                (`models.decoding.Delta`) by module name.
 
         Raises:
             ConfigError: G123, it does not fit the model.
         """
         from tunesmith.generation.adapters_impl import deltas_of
         from tunesmith.generation.engine_impl import Engine
+        from tunesmith.generation.soft_impl import virtual_of
 
         if not isinstance(self._engine, Engine):
             raise ConfigError(
                 "G123", f"adapter `{name}` can't be loaded beside the model", why=self.notes[0]
             )
-        self._engine.forward.add_adapter(name, deltas_of(adapter))
+        virtual = virtual_of(adapter, self._engine.hf)
+        if virtual is not None:
+            self._engine.forward.add_virtual(name, virtual)
+        else:
+            self._engine.forward.add_adapter(name, deltas_of(adapter))
 
     def beams(self, request: Request, count: int, *, length_penalty: float = 1.0) -> list[Any]:
         """The best answers to one request by beam search, best first, as (tokens, score).

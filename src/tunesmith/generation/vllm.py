@@ -121,12 +121,12 @@ class VllmGenerator:
         if reason is not None:
             del self._told[id]
         if not tokens:
-            return [Event(id, -1, 0.0, new.text, reason)] if reason or new.text else []
+            return [Event(id, -1, None, new.text, reason)] if reason or new.text else []
         told: Sequence[Any] = new.logprobs or [{} for _ in tokens]
         events = []
         for at, (token, likely) in enumerate(zip(tokens, told, strict=True)):
             last = at == len(tokens) - 1
-            value = likely[token].logprob if token in likely else 0.0
+            value = likely[token].logprob if token in likely else None
             best = sorted(likely.items(), key=lambda pair: -pair[1].logprob)[:count]
             top = tuple((other, found.logprob) for other, found in best)
             text, end = (new.text, reason) if last else ("", None)

@@ -61,6 +61,8 @@ class Plan:
         self.kind, self.device = kind, device
         self.wanted_S: Tensor | None = None
         """Positions whose hidden state is wanted of the last layer; None: all."""
+        self.injected: Any = None
+        """Trained keys and values of virtual tokens (`soft.Injected`), or None."""
         self._blocks: dict[int | None, Any] = {}
         self._ends: Tensor | None = None
 
@@ -218,6 +220,8 @@ def _attend(
         output = _explicit(query_BHTE, key_BKTE, value_BKTE, attention_mask, rule)
         return output.transpose(1, 2), None
     q_THE, k_TKE, v_TKE = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
+    if plan.injected is not None:
+        k_TKE, v_TKE = plan.injected.put(module.layer_idx, k_TKE, v_TKE)
     layers = module.config.get_text_config().num_hidden_layers
     return attend(q_THE, k_TKE, v_TKE, plan, rule, layers)[None], None
 

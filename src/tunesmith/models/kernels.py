@@ -151,6 +151,8 @@ def _attention(
     parts = self._modules
     q_THE = _rotated(self, q_THE, parts.get("q_norm"), cos_TE, sin_TE)
     k_TKE = _rotated(self, k_TKE, parts.get("k_norm"), cos_TE, sin_TE)
+    if plan.injected is not None:
+        k_TKE, v_TKE = plan.injected.put(self.layer_idx, k_TKE, v_TKE)
     dropout = self.attention_dropout if self.training else 0.0
     rule = Rule(self.scaling, dropout, None, window_of(self))
     depth = self.config.num_hidden_layers

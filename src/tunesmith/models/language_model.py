@@ -20,6 +20,15 @@ from tunesmith.models import attention as attention_module, kernels as kernels_m
 from tunesmith.models.allocator import keep_freed_memory
 from tunesmith.models.heads import head_of, verify
 from tunesmith.models.load import packable
+from tunesmith.models.soft import (
+    NAME,
+    SoftPrefix,
+    cache,
+    embeddings,
+    injected,
+    lay,
+    soft_of,
+)
 from tunesmith.types import Batch, Segments, TokenLogprobs
 
 Embed = Callable[[Tensor, Batch], Tensor]
@@ -67,14 +76,15 @@ class LanguageModel(nn.Module):
         """Takes the weights' types as they are now; tuners call it when they changed them.
 
         Trained weights lose their float32 copy where the recipe keeps none. Products then run
-        under autocast if any weight but a low-rank delta, which casts itself, is in another type.
+        under autocast if any weight is in another type but deltas and virtual tokens, which cast
+        themselves.
         """
         named = list(self.hf.named_parameters())
         if not self.master_weights:
             for _, parameter in named:
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(self.compute_dtype)
-        base = (p for name, p in named if "lora_" not in name and p.is_floating_point())
+        base = (p for name, p in named if not casts_itself(name) and p.is_floating_point())
         self.autocast = any(p.dtype != self.compute_dtype for p in base)
 
     def forward(self, batch: Batch, embed: Embed | None = None) -> TokenLogprobs:
@@ -141,7 +151,11 @@ class LanguageModel(nn.Module):
 
     def hidden(self, batch: Batch, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm, shape (B, T, D); padding positions hold garbage."""
-        return self._backbone(batch, self._visibility(batch), embed)
+        soft = soft_of(self.hf)
+        if soft is None:
+            return self._backbone(batch, self._visibility(batch), embed)
+        hidden, place_T = self._soft(soft, batch, embed)
+        return hidden.flatten(0, 1).index_select(0, place_T).view(*batch.ids_BT.shape, -1)
 
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass: about a third slower, far less memory."""
@@ -153,12 +167,71 @@ class LanguageModel(nn.Module):
 
     def hidden_at(self, batch: Batch, wanted_S: Tensor, embed: Embed | None = None) -> Tensor:
         """Hidden states after the last norm at flat positions (row · T + column), shape (S, D)."""
+        soft = soft_of(self.hf)
+        if soft is not None:
+            hidden, place_T = self._soft(soft, batch, embed, wanted_S)
+            if hidden.shape[:2] == (1, len(wanted_S)) and self._trims(batch):
+                return hidden[0]
+            return hidden.flatten(0, 1).index_select(0, place_T[wanted_S])
         mask = self._visibility(batch)
         plan = attention_module.carried(mask)
         if plan is not None and kernels_module.trims(self.hf):
             plan.wanted_S = wanted_S
             return self._backbone(batch, mask, embed)[0]
         return self._backbone(batch, mask, embed).flatten(0, 1).index_select(0, wanted_S)
+
+    def _trims(self, batch: Batch) -> bool:
+        """Whether the last layer is told which positions are wanted."""
+        packed = self.packable and len(batch.ids_BT) == 1
+        return packed and kernels_module.trims(self.hf)
+
+    def _soft(
+        self, soft: Any, batch: Batch, embed: Embed | None, wanted_S: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states behind virtual tokens, and where each flat position of the batch is.
+
+        Where the last layer goes on with wanted positions alone, these are all there are.
+        """
+        ids_BT = batch.ids_BT.long()
+        plain_BTD = self.hf.get_input_embeddings()(ids_BT)
+        if embed is not None:
+            plain_BTD = embed(plain_BTD, batch)
+        prefix = isinstance(soft, SoftPrefix)
+        if prefix and not (self.packable and len(ids_BT) == 1):
+            return self._behind_cache(soft, batch, plain_BTD)
+        layout = lay(batch, soft.tokens)
+        mask = self._visibility(layout.batch)
+        plan = attention_module.carried(mask)
+        if prefix:
+            plan.injected = injected(soft, layout, self.compute_dtype)
+        if plan is not None and wanted_S is not None and self._trims(batch):
+            plan.wanted_S = layout.place_T[wanted_S]
+        with self.computing():
+            output = self.hf.base_model(
+                inputs_embeds=embeddings(soft, layout, plain_BTD),
+                attention_mask=mask,
+                position_ids=layout.batch.positions_BT.long(),
+                use_cache=False,
+            )
+        return output.last_hidden_state, layout.place_T
+
+    def _behind_cache(
+        self, soft: SoftPrefix, batch: Batch, plain_BTD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Padded rows behind a prefix, as transformers' families take one: a cache that is full."""
+        B = len(plain_BTD)
+        mask_BT = self._padding(batch)
+        seen_BC = torch.cat([mask_BT.new_ones(B, soft.tokens), mask_BT], dim=1)
+        with self.computing():
+            output = self.hf.base_model(
+                inputs_embeds=plain_BTD,
+                attention_mask=seen_BC,
+                position_ids=batch.positions_BT.long() + soft.tokens,
+                past_key_values=cache(soft, self.hf, B, self.compute_dtype),
+                use_cache=True,
+            )
+        flat_T = torch.arange(batch.ids_BT.numel(), device=plain_BTD.device)
+        return output.last_hidden_state, flat_T
 
     def _backbone(self, batch: Batch, mask: Tensor, embed: Embed | None) -> Tensor:
         ids_BT = batch.ids_BT.long()
@@ -191,16 +264,26 @@ class LanguageModel(nn.Module):
                 why="its code does not go through transformers' attention interface",
                 fix="data.packing=none (one example a row is used for such families)",
             )
+        return self._padding(batch)
+
+    def _padding(self, batch: Batch) -> Tensor:
+        """1 where a padded row has a token, shape (B, T)."""
+        B, T = batch.ids_BT.shape
         mask_BT = np.zeros(B * T, dtype=np.int64)
         for start, length in zip(batch.segments.start_G, batch.segments.length_G, strict=True):
             mask_BT[start : start + length] = 1
-        return torch.as_tensor(mask_BT.reshape(B, T), device=device)
+        return torch.as_tensor(mask_BT.reshape(B, T), device=batch.ids_BT.device)
 
     def computing(self) -> AbstractContextManager[Any]:
         """Around every use of `.hf`: products in the compute type, whatever the weights are in."""
         if not self.autocast:
             return nullcontext()
         return torch.autocast(self.hf.device.type, dtype=self.compute_dtype)
+
+
+def casts_itself(name: str) -> bool:
+    """Whether a parameter is cast to the type of the products where it is used."""
+    return "lora_" in name or name.startswith(f"{NAME}.")
 
 
 def predecessors(segments: Segments, position_S: Tensor) -> Tensor:

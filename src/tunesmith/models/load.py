@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.errors import ConfigError, EnvironmentFault
+from tunesmith.models import quantised
+from tunesmith.models.allocator import returning_freed_memory
+from tunesmith.quant import bnb
 from tunesmith.recipe.sections import ModelConfig
 
 BUILTIN = "builtin:"
@@ -48,6 +52,7 @@ def load(
     device: Any = "cpu",
     seed: int = 42,
     vocab_size: int | None = None,
+    keep: tuple[str, ...] = (),
 ) -> LoadedModel:
     """Loads or builds the model that a recipe names.
 
@@ -57,30 +62,39 @@ def load(
         device: Where to put it.
         seed: Draws the weights of a fresh model.
         vocab_size: Vocabulary of a fresh model; default: that of its tokenizer.
+        keep: Names of modules that `model.quantize` leaves as they are.
 
     Raises:
-        EnvironmentFault: E201–E207; see docs/errors.md.
-        ConfigError: C176, neither a path nor a config, or a config without tokenizer.
+        EnvironmentFault: E201–E207, E231; see docs/errors.md.
+        ConfigError: C176, neither a path nor a config, or a config without tokenizer; E230, weights
+            that are drawn or quantised already were to be quantised.
+        MissingExtra: E401, bitsandbytes is not installed.
     """
     disable_progress_bar()  # a run says what it does itself
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if model.config is not None:
+        quantised.refuse_fresh(model)
         return _fresh(model, dtype, device, seed, vocab_size)
     if model.path is None:
         raise ConfigError("C176", "model needs a `path` or a `config`", where="model")
     directory, revision = resolve(model.path, model.revision, model.cache_dir)
     config = read_config(directory, model.rope_scaling)
     _check_weights(directory)
-    hf, report = cast(Any, AutoModelForCausalLM).from_pretrained(
-        directory,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    few_bits = quantised.options(model, config, keep, dtype=dtype, device=device)
+    with returning_freed_memory() if few_bits else nullcontext():
+        hf, report = cast(Any, AutoModelForCausalLM).from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **few_bits,
+        )
     _check_report(directory, report)
+    if few_bits:
+        bnb.adopt(hf)
     tokenizer = tokenizer_dir(model) if model.tokenizer else directory
     hf = hf.to(device)
     return LoadedModel(hf, tokenizer, describe(hf), directory, revision)
@@ -178,7 +192,7 @@ def describe(hf: PreTrainedModel) -> str:
     """`llama 6L×256  5.8M params  float32`."""
     config = hf.config.get_text_config()
     shape = f"{config.num_hidden_layers}L×{config.hidden_size}"
-    count = sum(p.numel() for p in hf.parameters())
+    count = quantised.parameters(hf)
     dtype = str(hf.dtype).removeprefix("torch.")
     return f"{config.model_type} {shape}  {in_short(count)} params  {dtype}"
 

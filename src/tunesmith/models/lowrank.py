@@ -171,7 +171,7 @@ def project(
 
 
 def _joins(layer: nn.Module, x: Tensor) -> bool:
-    if type(layer) is not nn.Linear and not isinstance(layer, LowRankLinear):
+    if type(layer) not in (nn.Linear, LowRankLinear):  # others hold their weights in few bits
         return False
     if layer.weight.dtype != x.dtype or (
         isinstance(layer, LowRankLinear) and not layer.is_simple()

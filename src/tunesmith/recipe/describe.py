@@ -72,6 +72,8 @@ def schema(section: str | None = None) -> dict[str, Any]:
         elif name not in PARTS and not dataclasses.is_dataclass(cls):
             raise TypeError(f"recipe section {name} is not a dataclass")
     _sources_shorthand(defs["DataConfig"]["properties"])
+    of_model = defs["ModelConfig"]["properties"]
+    of_model["quantize"] = _or_text(of_model["quantize"])
     root["properties"]["extends"] = {
         "type": "string",
         "description": "Recipe file that this one is laid on; path relative to this file.",

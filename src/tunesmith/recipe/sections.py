@@ -18,6 +18,32 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """Frozen weights of linear layers in few bits; the head and embeddings stay as they are."""
+
+    kind: Literal["bnb", "bnb4", "bnb8"] = "bnb"
+    """bitsandbytes; bnb4 and bnb8 say the bits too."""
+    bits: Literal[4, 8] | None = None
+    """4 (default), or 8: LLM.int8()."""
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Four bits: quantiles of a normal distribution, or small floats."""
+    double_quant: bool = True
+    """Four bits: quantise the scales too, which saves 0.4 bits a weight."""
+
+    def __post_init__(self) -> None:
+        said = {"bnb4": 4, "bnb8": 8}.get(self.kind)
+        if said and self.bits not in (None, said):
+            raise ValueError(f"kind is {self.kind} and bits {self.bits}")
+        object.__setattr__(self, "bits", said or self.bits or 4)
+        object.__setattr__(self, "kind", "bnb")
+
+    @property
+    def name(self) -> str:
+        """`bnb4`, as it is written in short."""
+        return f"{self.kind}{self.bits}"
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The model to start from: a path, or a config from scratch."""
 
@@ -39,6 +65,8 @@ class ModelConfig:
     """Fused RMSNorm, RoPE and SwiGLU; auto takes the fastest for the length of this run."""
     rope_scaling: Mapping[str, Any] | None = None
     """RoPE scaling in transformers' `rope_parameters` form, set before the model is built."""
+    quantize: Quantization | None = None
+    """bnb4, bnb8 or {kind: bnb, bits: 4}: weights quantised while they load; LoRA trains beside."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def build(config: Any) -> Tuner:
-    """The tuner that `config.kind` names."""
-    return registry.load("tuners", config.kind).build(config)
+def build(config: Any, tokenizer: Any = None) -> Tuner:
+    """The tuner that `config.kind` names.
+
+    Args:
+        config: Of the recipe.
+        tokenizer: Makes tokens of the words that a tuner may begin with; None: it is not applied
+            to weights, or reads what was trained.
+    """
+    tuner: Any = registry.load("tuners", config.kind).build(config)
+    reader: Any = tuner
+    if tokenizer is not None and isinstance(reader, ReadsText):
+        reader.read(tokenizer)
+    return tuner
 
 
 def for_adapter(path: Path) -> Tuner:
@@ -23,9 +33,19 @@ def for_adapter(path: Path) -> Tuner:
     Raises:
         EnvironmentFault: E209, no adapter there; E210, an adapter of a kind we can't compute.
     """
-    from tunesmith.tuners import lora_files_impl
+    from tunesmith.tuners import lora_files_impl, prompt_impl
 
+    virtual = prompt_impl.kind_of(path)
+    if virtual is not None:
+        return registry.load("tuners", virtual).build(prompt_impl.config_of(path))
     return registry.load("tuners", "lora").build(lora_files_impl.read_config(path))
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A tuner that begins with the words of its config."""
+
+    def read(self, tokenizer: Any) -> None: ...
 
 
 @runtime_checkable

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tunesmith.errors import EnvironmentFault
+from tunesmith.errors import ConfigError, EnvironmentFault
 from tunesmith.tuners.lora import LoraConfig
 from tunesmith.tuners.lora_impl import deltas, suffixes, trained_whole, transformers_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+VIRTUAL = ("PROMPT_TUNING", "PREFIX_TUNING")
+"""What PEFT calls adapters that are virtual tokens."""
 _PREFIX = "base_model.model."
 # our parameter -> the key PEFT gives it in a file
 _KEYS = {
@@ -85,6 +87,14 @@ def read_config(path: Path) -> LoraConfig:
         )
     fields = json.loads(file.read_text(encoding="utf-8"))
     odd = [name for name in _UNSUPPORTED if fields.get(name)]
+    if fields.get("peft_type") in VIRTUAL:
+        raise ConfigError(
+            "E234",
+            f"{path} is virtual tokens before a model, and can't be merged into weights",
+            where=str(file),
+            why="They are read before every text; no weight of the model could stand for them.",
+            fix="keep it beside its base: chat, generate and serve take it as it is",
+        )
     if fields.get("peft_type") != "LORA" or odd or fields.get("bias", "none") != "none":
         kind = fields.get("peft_type")
         raise EnvironmentFault(

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ConfigError
 from tunesmith.models.language_model import LanguageModel
 from tunesmith.models.lowrank import LowRankLinear
+from tunesmith.models.quantised import BesideQuantised, is_quantised
 from tunesmith.registry import did_you_mean
 from tunesmith.tuners.lora import LoraConfig
 
@@ -46,6 +47,9 @@ def apply(model: nn.Module, config: LoraConfig) -> None:
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     for name in targets:
         base: Any = hf.get_submodule(name)
+        if is_quantised(base):
+            hf.set_submodule(name, _beside(base, scale, config))
+            continue
         layer = LowRankLinear(
             base,
             rank=config.r,
@@ -58,6 +62,17 @@ def apply(model: nn.Module, config: LoraConfig) -> None:
     for name in saved:
         _train_whole(hf.get_submodule(name))
     settle(model)
+
+
+def _beside(base: Any, scale: float, config: LoraConfig) -> BesideQuantised:
+    if config.use_dora:
+        raise ConfigError(
+            "E230",
+            "DoRA needs the weights themselves, and these are quantised",
+            where="tuner.use_dora",
+            fix="tuner.use_dora=false, or leave out model.quantize",
+        )
+    return BesideQuantised(base, rank=config.r, scale=scale, dropout=config.lora_dropout)
 
 
 def settle(model: nn.Module) -> None:
@@ -77,7 +92,8 @@ def linear_names(hf: PreTrainedModel) -> list[str]:
     return [
         name
         for name, module in hf.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D, LowRankLinear)) and module is not head
+        if (isinstance(module, (nn.Linear, Conv1D, LowRankLinear)) or is_quantised(module))
+        and module is not head
     ]
 
 

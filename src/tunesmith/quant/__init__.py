@@ -1,0 +1,1 @@
+"""Weights in few bits: one file a way to quantise."""
