@@ -31,7 +31,8 @@ def settings(tiny_model, tmp_path, monkeypatch):
             "output": {"dir": str(tmp_path / "runs"), "name": "it"},
         }
         for name, values in sections.items():
-            found[name] = {**found[name], **values} if name in found else values
+            before = found.get(name)
+            found[name] = {**before, **values} if isinstance(before, dict) else values
         return found
 
     return settings
@@ -151,6 +152,6 @@ def test_a_string_is_the_data_to_train_on(settings, tmp_path):
 
 def test_a_place_that_can_not_be_written_is_no_bug_of_ours(tiny_model, capsys):
     words = ["generate", str(tiny_model), "-p", "Hi", "--max-tokens", "2"]
-    code = main.main([*words, "--output", "/nonexistent/folder/o.jsonl"])
+    code = main.main([*words, "--output", "/proc/o.jsonl"])
     assert code == EnvironmentFault.exit_code
     assert "error[E111]" in capsys.readouterr().err

@@ -261,7 +261,7 @@ def test_a_corpus_of_token_ids_is_no_name(tmp_path, monkeypatch):
 def test_an_info_file_holds_no_rows_itself(folder):
     write(folder, {"mine": {"file_name": "a.json"}})
     source = Source(str(folder / "dataset_info.json"))
-    with pytest.raises(DataError, match=r"D133.*holds no rows(.|\n)*data.train=.*/NAME.*mine"):
+    with pytest.raises(DataError, match=r"D133.*holds no rows(.|\n)*in its place: .*/NAME.*mine"):
         catalogue.named(source, DataConfig(), lambda *_: None)
 
 

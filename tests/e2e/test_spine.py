@@ -39,13 +39,13 @@ STORIES = "models/stories260K/hf"
     ("model", "file", "rows"),
     [
         (STORIES, "instruct/alpaca_data.json", 400),
-        (STORIES, "instruct/llms_tool/finetune/example", None),
+        (STORIES, "instruct/llms_tool/finetune/example/train", None),
         (STORIES, "instruct/misc/dev1K.json", 200),
         *(
             pytest.param("builtin:tiny", file, 300, marks=pytest.mark.slow)
             for file in (
                 "instruct/alpaca_data.json",
-                "instruct/llms_tool/finetune/example",
+                "instruct/llms_tool/finetune/example/train",
                 "instruct/misc/dev1K.json",
             )
         ),

@@ -265,7 +265,6 @@ def edited(adapter, path, **fields):
     ("fields", "named"),
     [
         ({"peft_type": "IA3"}, "IA3"),
-        ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "pissa"),
@@ -275,6 +274,11 @@ def edited(adapter, path, **fields):
 def test_other_kinds_are_refused_by_name(fields, named, llama, adapter, tmp_path):
     odd = edited(adapter, tmp_path / "odd", **fields)
     assert named in refused("X102", ExportError, llama, odd, tmp_path / "out")
+
+
+def test_virtual_tokens_are_no_change_of_weights(llama, adapter, tmp_path):
+    odd = edited(adapter, tmp_path / "odd", peft_type="PREFIX_TUNING")
+    assert "PREFIX_TUNING" in refused("E234", ConfigError, llama, odd, tmp_path / "out")
 
 
 def test_a_quantised_base(llama, adapter, tmp_path):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tunesmith.errors import ConfigError
 from tunesmith.generation import pattern_impl
 from tunesmith.generation.grammar_impl import (
     EMPTY,
@@ -29,7 +28,7 @@ from tunesmith.generation.grammar_impl import (
     text,
 )  # fmt: skip
 from tunesmith.generation.schema_formats_impl import FORMATS
-from tunesmith.generation.schema_numbers_impl import NUMBER, RANGE, number
+from tunesmith.generation.schema_numbers_impl import NUMBER, RANGE, number, wrong
 
 _NOTES = {
     "title", "description", "default", "examples", "example", "$schema", "$id", "$comment",
@@ -88,14 +87,14 @@ class _Reader:
         if schema is True or schema == {}:
             return self.any
         if not isinstance(schema, dict):
-            raise _wrong(where, f"{json.dumps(schema)} is no schema")
+            raise wrong(where, f"{json.dumps(schema)} is no schema")
         odd = sorted(schema.keys() - _KNOWN - _NOTES)
         if odd:
-            raise _wrong(where, f"`{odd[0]}` is not supported")
+            raise wrong(where, f"`{odd[0]}` is not supported")
         for name in ("$ref", "anyOf", "oneOf"):
             beside = sorted((schema.keys() & _KNOWN) - {name, "type"})
             if name in schema and beside:
-                raise _wrong(where, f"`{beside[0]}` beside `{name}` is not supported")
+                raise wrong(where, f"`{beside[0]}` beside `{name}` is not supported")
         if "$ref" in schema:
             return self._referred(schema["$ref"], where)
         for name in ("anyOf", "oneOf"):
@@ -119,7 +118,7 @@ class _Reader:
             plain = lambda value: not isinstance(value, dict | list)
             values = [v for v in values if not plain(v) or allowed.accepts(_json(v).encode())]
         if not values:
-            raise _wrong(where, "none of the values is allowed by the other keywords")
+            raise wrong(where, "none of the values is allowed by the other keywords")
         return Choice(tuple(text(_json(value)) for value in values))
 
     def _typed(self, schema: dict[str, Any], where: str) -> Any:
@@ -149,7 +148,7 @@ class _Reader:
             return self._listed(self.node(schema.get("items", True), f"{where}.items"), least, most)
         if kinds == "object":
             return self._object(schema, where)
-        raise _wrong(where, f"`{kinds}` is no type")
+        raise wrong(where, f"`{kinds}` is no type")
 
     def _string(self, schema: dict[str, Any], where: str) -> Any:
         least, most = _bounds(schema, "minLength", "maxLength", where)
@@ -158,12 +157,12 @@ class _Reader:
             return Series((text('"'), Repeat(LETTER, least, most), text('"')))
         if len(given) > 1 or least or most is not None:
             other = "a length" if len(given) == 1 else "`format`"
-            raise _wrong(where, f"`{given[0]}` beside {other} is not supported")
+            raise wrong(where, f"`{given[0]}` beside {other} is not supported")
         if "format" in schema:
             name = _checked(schema["format"], str, f"{where}.format")
             if name not in FORMATS:
                 known = ", ".join(FORMATS)
-                raise _wrong(f"{where}.format", f"`{name}` is not supported; there is {known}")
+                raise wrong(f"{where}.format", f"`{name}` is not supported; there is {known}")
             pattern = FORMATS[name]
         else:
             pattern = _checked(schema["pattern"], str, f"{where}.pattern")
@@ -174,7 +173,7 @@ class _Reader:
         required = _checked(schema.get("required", []), list, f"{where}.required")
         unknown = [name for name in required if name not in named]
         if unknown:
-            raise _wrong(where, f"`{unknown[0]}` is required and no property")
+            raise wrong(where, f"`{unknown[0]}` is required and no property")
         members = []
         for name, value in named.items():
             key = text(json.dumps(name, ensure_ascii=False))
@@ -214,13 +213,13 @@ class _Reader:
 
     def _referred(self, reference: Any, where: str) -> Any:
         if not isinstance(reference, str) or not reference.startswith("#"):
-            raise _wrong(where, f"`$ref` {reference!r} is not within the schema")
+            raise wrong(where, f"`$ref` {reference!r} is not within the schema")
         if reference not in self.rules:
             target = self.root
             for part in reference.lstrip("#").strip("/").split("/") if reference != "#" else []:
                 part = part.replace("~1", "/").replace("~0", "~")
                 if not isinstance(target, dict) or part not in target:
-                    raise _wrong(where, f"`$ref` {reference!r} leads nowhere")
+                    raise wrong(where, f"`$ref` {reference!r} leads nowhere")
                 target = target[part]
             rule = self.rules[reference] = Rule(reference)
             rule.node = self.node(target, reference)
@@ -242,9 +241,9 @@ def _bounds(schema: dict, low: str, high: str, where: str) -> tuple[int, int | N
     least, most = schema.get(low, 0), schema.get(high)
     for value in (least, 0 if most is None else most):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise _wrong(where, f"`{low}` and `{high}` are whole numbers")
+            raise wrong(where, f"`{low}` and `{high}` are whole numbers")
     if max(least, most or 0) > pattern_impl.MOST or (most is not None and most < least):
-        raise _wrong(where, f"`{low}` to `{high}` goes to {pattern_impl.MOST:,} at most")
+        raise wrong(where, f"`{low}` to `{high}` goes to {pattern_impl.MOST:,} at most")
     return least, most
 
 
@@ -254,15 +253,5 @@ def _json(value: Any) -> str:
 
 def _checked(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind is list and not value and "required" not in where):
-        raise _wrong(where, f"{json.dumps(value)} is not what belongs here")
+        raise wrong(where, f"{json.dumps(value)} is not what belongs here")
     return value
-
-
-def _wrong(where: str, why: str) -> ConfigError:
-    return ConfigError(
-        "G126",
-        "the JSON schema can't be a constraint",
-        where=where,
-        why=why,
-        fix="docs/generation.md lists the keywords that are supported",
-    )

@@ -63,7 +63,7 @@ def number(schema: Mapping[str, Any], whole: bool, where: str) -> Any:
     given = {name: _exact(schema[name], f"{where}.{name}") for name in RANGE if name in schema}
     name = schema.get("format")
     if name is not None and name not in ("int32", "int64", "float", "double"):
-        raise _wrong(f"{where}.format", f"`{name}` is not supported for numbers")
+        raise wrong(f"{where}.format", f"`{name}` is not supported for numbers")
     bits = {"int32": 31, "int64": 63}.get(str(name))
     if bits is not None:
         given["minimum"] = max(given.get("minimum", Fraction(-(2**bits))), Fraction(-(2**bits)))
@@ -73,7 +73,7 @@ def number(schema: Mapping[str, Any], whole: bool, where: str) -> Any:
         return INTEGER if whole else NUMBER
     step = given.get("multipleOf", Fraction(0))
     if "multipleOf" in given and step <= 0:
-        raise _wrong(f"{where}.multipleOf", "it must be above 0")
+        raise wrong(f"{where}.multipleOf", "it must be above 0")
     most = 0 if whole else max(PLACES, *(_places(value) for value in given.values()))
     if step:  # its multiples have no more places than it has
         most = min(most, _places(step))
@@ -83,7 +83,7 @@ def number(schema: Mapping[str, Any], whole: bool, where: str) -> Any:
         if (option := _with_places(given, step, places)) is not None
     ]
     if not options:
-        raise _wrong(where, "no number is within these bounds")
+        raise wrong(where, "no number is within these bounds")
     return Choice(tuple(options))
 
 
@@ -162,7 +162,7 @@ def _exact(value: Any, where: str) -> Fraction:
     """A bound as it is written, not as binary floats have it."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not good:
-        raise _wrong(where, f"{json.dumps(value)} is no number")
+        raise wrong(where, f"{json.dumps(value)} is no number")
     return Fraction(str(value))
 
 
@@ -171,7 +171,8 @@ def _places(value: Fraction) -> int:
     return next((n for n in range(MOST_PLACES) if (value * 10**n).denominator == 1), MOST_PLACES)
 
 
-def _wrong(where: str, why: str) -> ConfigError:
+def wrong(where: str, why: str) -> ConfigError:
+    """G126: a schema says what can't be held."""
     return ConfigError(
         "G126",
         "the JSON schema can't be a constraint",

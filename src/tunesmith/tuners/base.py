@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from tunesmith import registry
 from tunesmith.types import Tuner
@@ -79,3 +80,58 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
                 }
             )
     return groups
+
+
+class VirtualTokens:
+    """What tuners share whose parameters are tokens before the text (`tuners/prompt_impl.py`)."""
+
+    packable = True
+    mergeable = False
+    what: str
+    """The method's name."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @classmethod
+    def build(cls, config: Any) -> Self:
+        """Raises:
+        ConfigError: E232, no tokens, or settings that contradict each other.
+        """
+        from tunesmith.tuners.prompt_impl import check
+
+        check(config)
+        return cls(config)
+
+    def load(self, model: nn.Module, path: Path) -> None:
+        """Reads virtual tokens written by `save` or by PEFT.
+
+        Raises:
+            EnvironmentFault: E209, files are missing; E210, they don't fit this model.
+        """
+        from tunesmith.tuners import prompt_impl
+
+        prompt_impl.load(model, path)
+
+    def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        return decay_groups(model, weight_decay)
+
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """The model without its virtual tokens, for as long as the context lasts."""
+        from tunesmith.tuners import prompt_impl
+
+        return prompt_impl.reference(model)
+
+    def save(self, model: nn.Module, path: Path) -> None:
+        """Writes adapter_config.json and adapter_model.safetensors."""
+        from tunesmith.tuners import prompt_impl
+
+        prompt_impl.save(model, path)
+
+    def merge(self, model: nn.Module) -> None:
+        """Raises:
+        ConfigError: E234, virtual tokens are no change of weights.
+        """
+        from tunesmith.tuners.prompt_impl import no_merge
+
+        raise no_merge(self.what)

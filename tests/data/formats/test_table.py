@@ -23,7 +23,7 @@ def test_the_table_is_current(shared_data):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    "name", ["llms_tool/finetune", "llama-efficient-tuning-old/oaast_sft_zh.json"]
+    "name", ["llms_tool/finetune/example/train", "llama-efficient-tuning-old/oaast_sft_zh.json"]
 )
 def test_real_histories_flat_and_in_pairs_are_the_same(shared_data, name):
     compared = 0
