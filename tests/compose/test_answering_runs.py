@@ -33,7 +33,9 @@ def test_a_run_that_is_still_training_says_so(tmp_path, monkeypatch):
     assert answering(str(run)) == (str(run), ())
 
 
-@pytest.mark.parametrize("words", [["nothing"], ["no.gguf"], ["builtin:tiny", "--adapter", "a=no-such-run"]])
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["no.gguf"], ["builtin:tiny", "--adapter", "a=no-such-run"]]
+)
 def test_serve_tells_a_missing_model_before_torch_is_loaded(words, tmp_path):
     program = (
         "import sys; from tunesmith.cli.main import main; "

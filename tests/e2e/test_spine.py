@@ -40,7 +40,7 @@ STORIES = "models/stories260K/hf"
     [
         (STORIES, "instruct/alpaca_data.json", 400),
         (STORIES, "instruct/llms_tool/finetune/example/train", None),
-        (STORIES, "instruct/misc/dev1K.json", 200),
+        pytest.param(STORIES, "instruct/misc/dev1K.json", 200, marks=pytest.mark.slow),
         *(
             pytest.param("builtin:tiny", file, 300, marks=pytest.mark.slow)
             for file in (

@@ -16,7 +16,6 @@ from tunesmith.templates.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.shared
 NAMES = ("stories260K", "babyllama105")
-SLOW = ("stories260K", pytest.param("babyllama105", marks=pytest.mark.slow))
 
 
 @pytest.fixture(params=NAMES)
@@ -63,7 +62,8 @@ def test_through_the_engine_sixteen_at_once(real):
     assert list(tokens(generator.generate(asked(many))).values()) == wanted(many)
 
 
-@pytest.mark.parametrize("real", SLOW, indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("real", NAMES, indirect=True)
 def test_through_the_compiled_step(real):
     folder, golden = real
     generator = CompiledGenerator(AutoModelForCausalLM.from_pretrained(folder), max_rows=1)

@@ -205,6 +205,7 @@ def test_a_seed_gives_the_same_answer_in_company():
     assert answers(TorchGenerator(hf, window=28), asked, 80, **words) == alone
 
 
+@pytest.mark.slow
 def test_the_compiled_engine_forgets_too():
     from tunesmith.generation.compiled import CompiledGenerator
 
