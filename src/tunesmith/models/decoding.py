@@ -29,6 +29,8 @@ from tunesmith.models.single import Single, fits
 
 STATIC = ("default", "linear", "llama3", "yarn")
 """Kinds of rotation that are the same at every length."""
+SOME = 64
+"""Tokens up to which the number of operations counts more than their size."""
 FIRST_TABLE = 256
 FEW = 4
 """oneDNN reads its layout faster for four rows than for one to three."""
@@ -164,7 +166,7 @@ class _Layer:
         turned, v_TKE = heads[:, : H + K], heads[:, H + K :]
         if self.gains is not None and turned.dtype == torch.float32:
             eps = self.norms[0].variance_epsilon
-            turned = F.rms_norm(turned, (self.E,), None, eps).mul_(self.gains)
+            turned = _even(turned, eps).mul_(self.gains)
         elif self.norms:
             pairs = zip(self.norms, (turned[:, :H], turned[:, H:]), strict=True)
             turned = torch.cat([_norm(norm, part) for norm, part in pairs], dim=1)
@@ -290,7 +292,20 @@ def _norm(norm: Any, x: Tensor) -> Tensor:
         flat_D = x[0]  # few operations, and on a CPU the sum needs no wait
         mean = float(torch.dot(flat_D, flat_D)) / x.shape[-1]
         return (x * norm.weight).mul_((mean + norm.variance_epsilon) ** -0.5)
+    if x.dtype == torch.float32:
+        return _even(x, norm.variance_epsilon).mul_(norm.weight)
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+
+
+def _even(x: Tensor, eps: float) -> Tensor:
+    """x over its root mean square along the last dimension.
+
+    On a CPU torch's own takes a dozen operations; for a few tokens it is the number that counts.
+    """
+    if x.device.type != "cpu" or len(x) > SOME:
+        return F.rms_norm(x, x.shape[-1:], None, eps)
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * size.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
 
 
 def _turn(x_THE: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
