@@ -16,6 +16,7 @@ from tunesmith.errors import ConfigError, DataError, ExportError
 from tunesmith.exporting import graph as exporting
 from tunesmith.generation import base, graph_impl
 from tunesmith.generation.graph import GraphGenerator
+from tunesmith.generation.graph_program_impl import Program, Unreadable
 from tunesmith.templates.tokenizer import Tokenizer
 from tunesmith.types import Request, Sampling
 
@@ -147,8 +148,8 @@ def refused(folder, told):
     """What is said about a program."""
     opened = graph_impl.open_folder(folder)
     tensors = {name: torch.zeros(1) for name in _wanted(program(folder))}
-    with pytest.raises(graph_impl.Unreadable) as caught:
-        graph_impl.Program(told, tensors)
+    with pytest.raises(Unreadable) as caught:
+        Program(told, tensors)
     assert opened.decode.inputs[0].startswith("ids")
     return str(caught.value)
 
@@ -209,8 +210,8 @@ def test_programs_that_lack_something(folder):
         home = torn["graph_module"]
         (home["graph"] if damage == "nodes" else home).pop(damage)
         assert "not of the form" in refused(folder, torn)
-    with pytest.raises(graph_impl.Unreadable, match="is missing"):
-        graph_impl.Program(told, {})
+    with pytest.raises(Unreadable, match="is missing"):
+        Program(told, {})
 
 
 @pytest.fixture
@@ -242,6 +243,9 @@ def test_a_damaged_folder_says_what_is_wrong(damaged):
         ({"weights": "../model.safetensors"}, "no name of a file in it"),
         ({"aliases": {"a": "nobody"}}, "nobody"),
         ({"programs": {}}, "prefill"),
+        ({"context": "64"}, "is no size"),
+        ({"context": 65}, "does not fit its cache"),
+        ({"dtype": "object"}, "names no type"),
     ],
 )
 def test_a_manifest_that_is_not_one(damaged, change, said):
@@ -254,3 +258,13 @@ def test_another_version_of_torch_is_said(damaged):
     manifest = json.loads((damaged / "graph.json").read_text())
     (damaged / "graph.json").write_text(json.dumps({**manifest, "torch": "2.0.1"}))
     assert "made by torch 2.0.1, this is" in GraphGenerator(damaged).notes[0]
+
+
+def test_a_program_that_fails_is_told(damaged):
+    manifest = json.loads((damaged / "graph.json").read_text())
+    for pair in manifest["cache"]:
+        pair["keys"] = [1, 1, 64, 8]
+    (damaged / "graph.json").write_text(json.dumps(manifest))
+    with pytest.raises(ExportError, match="can't be used") as caught:
+        GraphGenerator(damaged).generate(requests([(5, 6)]))
+    assert "its program fails" in caught.value.why

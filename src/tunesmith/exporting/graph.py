@@ -9,7 +9,6 @@ the model before it gets its name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,13 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from safetensors.torch import save_file
-from torch import Tensor
 
-from tunesmith import __version__
 from tunesmith.errors import ConfigError, ExportError
-from tunesmith.exporting import files_impl, graph_trace_impl
+from tunesmith.exporting import files_impl, graph_files_impl, graph_trace_impl
 from tunesmith.generation import graph_impl
 from tunesmith.generation.model_impl import context_length
 from tunesmith.models import info, load
@@ -108,7 +103,7 @@ def export(
     try:
         _write_model(directory, aside, compute, notes)
         facts = {"dtype": compute, "context": reach, "family": hf.config.model_type}
-        _write_graph(aside, hf, traced, {**facts, "made_of": dict(made_of or {})})
+        graph_files_impl.write(aside, hf, traced, {**facts, "made_of": dict(made_of or {})})
         far, largest = _compare(aside, hf, reach, compute)
         _write_proof(aside, far, largest)
         size = sum(file.stat().st_size for file in aside.iterdir())
@@ -186,85 +181,9 @@ def _write_model(directory: Path, aside: Path, dtype: str, notes: list[str]) -> 
         shutil.copyfile(card, aside / files_impl.CARD)
 
 
-def _write_graph(
-    aside: Path, hf: Any, traced: graph_trace_impl.Traced, facts: Mapping[str, Any]
-) -> None:
-    """Weights, constants, programs and the manifest."""
-    weights, aliases = _told_apart(hf.state_dict())
-    mode = (aside / "config.json").stat().st_mode  # safetensors makes files for their owner only
-    for file, tensors in (("model", weights), ("constants", dict(traced.constants))):
-        save_file(tensors, aside / f"{file}.safetensors", {"format": "pt"})
-        (aside / f"{file}.safetensors").chmod(mode)
-    programs = {}
-    for name, program in traced.programs.items():
-        data = json.dumps(program, separators=(",", ":")).encode()
-        (aside / f"{name}.json").write_bytes(data)
-        tokens = graph_trace_impl.CHUNK if name == "prefill" else 1
-        programs[name] = {
-            "file": f"{name}.json",
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "inputs": _inputs(tokens, traced, facts["dtype"]),
-            "outputs": [{"name": "logits", "dtype": facts["dtype"], "shape": [1, _width(hf)]}],
-        }
-    manifest = {
-        "format": graph_impl.FORMAT,
-        "version": graph_impl.VERSION,
-        "tunesmith": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": "cpu",
-        **facts,
-        "chunk": graph_trace_impl.CHUNK,
-        "room": traced.room,
-        "vocabulary": _width(hf),
-        "cache": [{"keys": keys, "values": values} for keys, values in traced.cache],
-        "weights": "model.safetensors",
-        "aliases": aliases,
-        "constants": "constants.safetensors",
-        "programs": programs,
-    }
-    _write_manifest(aside, manifest)
-
-
-def _width(hf: Any) -> int:
-    return int(hf.config.get_text_config().vocab_size)
-
-
-def _inputs(tokens: int, traced: graph_trace_impl.Traced, dtype: str) -> list[dict[str, Any]]:
-    """Names, types and shapes in the order in which a program takes them."""
-    numbers = [("ids", tokens), ("begin", 1), ("last", 1)]
-    inputs = [{"name": name, "dtype": "int64", "shape": [size]} for name, size in numbers]
-    for side, what in enumerate(("keys", "values")):
-        inputs += [
-            {"name": f"{what}.{at}", "dtype": dtype, "shape": list(pair[side]), "written": True}
-            for at, pair in enumerate(traced.cache)
-        ]
-    return inputs
-
-
-def _told_apart(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, and names of those that are another one's as well (tied embeddings)."""
-    first: dict[Any, str] = {}
-    kept, aliases = {}, {}
-    for name, tensor in state.items():
-        print_ = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and print_ in first:
-            aliases[name] = first[print_]
-            continue
-        first[print_] = name
-        shared = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
-        kept[name] = tensor.clone() if shared else tensor.contiguous()
-    return kept, aliases
-
-
-def _write_manifest(aside: Path, manifest: Any) -> None:
-    text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
-    (aside / graph_impl.MANIFEST).write_text(text, encoding="utf-8")
-
-
 def _write_proof(aside: Path, far: float, largest: float) -> None:
     manifest = json.loads((aside / graph_impl.MANIFEST).read_text("utf-8"))
-    _write_manifest(aside, {**manifest, "max_abs_diff": far, "max_logit": largest})
+    graph_files_impl.write_manifest(aside, {**manifest, "max_abs_diff": far, "max_logit": largest})
 
 
 def _install(aside: Path, out: Path) -> None:
@@ -296,7 +215,7 @@ def _compare(aside: Path, hf: Any, context: int, dtype: str) -> tuple[float, flo
     chunk = graph_trace_impl.CHUNK
     length = min(context, max(2 * chunk + chunk // 2, min(window, 16 * chunk) + chunk))
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, _width(hf), (length,), generator=generator).tolist()
+    ids = torch.randint(0, graph_files_impl.width(hf), (length,), generator=generator).tolist()
     begin = max(1, length - TRIED)
     with torch.no_grad():
         state = graph_impl.State(folder)

@@ -1,7 +1,7 @@
 """A transformers model as graphs of fixed form: what of it is traced, and the JSON that says it.
 
-Two programs share one signature: `prefill` takes a chunk of tokens, `decode` one. Both write keys and
-values into tables that the caller owns, at positions that follow `begin`, and answer the logits
+Two programs share one signature: `prefill` takes a chunk of tokens, `decode` one. Both write keys
+and values into tables that the caller owns, at positions that follow `begin`, and answer the logits
 after one of their tokens. Nothing depends on values and no size is open, so a program is a list of
 operations with numbers and names in it, and no expression that a reader would have to evaluate.
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tunesmith.errors import ExportError
 
 CHUNK = 64
-"""Tokens of a prompt that one call of `prefill` takes; the room of the cache is a multiple of it."""
+"""Tokens of a prompt that a call of `prefill` takes; the cache's room is a multiple of it."""
 SLIDING = "sliding_attention"
 PREFIX = "hf."
 
@@ -206,6 +206,7 @@ def _program(
     constants = {
         f"{name}.{_bare(key)}": tensor.detach().clone().contiguous()
         for key, tensor in exported.constants.items()
+        if isinstance(tensor, Tensor)
     }
     return program, constants
 

@@ -1,18 +1,13 @@
-"""Reads an exported graph and runs it: a list of known operations over tensors, and nothing else.
-
-torch's own reader builds Python source of the names in a file, evaluates its expressions and may
-unpickle what lies beside it. This one knows a fixed set of operations and plain arguments; whatever
-else a file says is refused (ADR 0023).
-"""
+"""An exported folder, opened: its manifest, its two programs, and a text as they see it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,211 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tunesmith.errors import ExportError
+from tunesmith.generation.graph_program_impl import Program, Unreadable
 
 MANIFEST = "graph.json"
 FORMAT = "tunesmith-graph"
 VERSION = 1
-OPERATIONS = frozenset(
-    """
-    add.Tensor add_.Tensor addmm.default alias.default arange.default arange.start
-    arange.start_step bitwise_and.Tensor bitwise_not.default bmm.default cat.default chunk.default clamp.default
-    clamp_min.default clone.default contiguous.default cos.default detach.default detach_.default
-    div.Tensor div_.Tensor dropout.default embedding.default eq.Scalar erf.default exp.default expand.default flatten.using_ints
-    full.default full_like.default gather.default ge.Scalar ge.Tensor gelu.default gt.Scalar gt.Tensor
-    index.Tensor index_copy_.default index_select.default layer_norm.default le.Scalar le.Tensor
-    lift_fresh_copy.default linear.default logical_and.default lt.Scalar lt.Tensor masked_fill.Scalar
-    matmul.default mean.dim mul.Scalar mul.Tensor mul_.Tensor neg.default new_ones.default
-    ones.default ones_like.default permute.default pow.Tensor_Scalar pow.Tensor_Tensor relu.default
-    repeat.default repeat_interleave.self_int reshape.default rms_norm.default rsqrt.default
-    rsub.Scalar scalar_tensor.default scaled_dot_product_attention.default select.int
-    sigmoid.default silu.default sin.default slice.Tensor softmax.int split.Tensor
-    split_with_sizes.default sqrt.default square.default squeeze.dim stack.default sub.Tensor
-    sum.dim_IntList t.default tanh.default to.device topk.default to.dtype to.dtype_layout transpose.int
-    type_as.default unflatten.int unsqueeze.default view.default where.ScalarOther where.ScalarSelf
-    where.self zeros.default zeros_like.default
-    """.split()
-)
-"""Operations of ATen that compute tensors of tensors: none reads a file or memory it was not given."""
-TYPES = {
-    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
-    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
-}  # fmt: skip
-"""torch's exporter writes types as numbers."""
-FORMS = {1: torch.contiguous_format, 4: torch.preserve_format}
-NUMBERS = {"as_int": int, "as_float": (int, float), "as_bool": bool}
-WORDS = {"none", "tanh", "Infinity", "-Infinity", "NaN"}
-
-
-class _Ref(NamedTuple):
-    """A value that an operation before made, by its name."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class _Step:
-    call: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    outs: tuple[str, ...]
-    several: bool
-    dead: tuple[str, ...]
-    """What nobody asks for afterwards."""
-
-
-class Unreadable(Exception):
-    """The text says what of a program is not understood."""
-
-
-class Program:
-    """A program of an exported folder.
-
-    Args:
-        program: The JSON of torch's exporter.
-        tensors: Weights and constants by the names that the program has for them.
-
-    Raises:
-        Unreadable: It has something in it that is not known here, or lacks a tensor.
-    """
-
-    def __init__(self, program: Any, tensors: Mapping[str, Tensor]):
-        try:
-            module = program["graph_module"]
-            graph = module["graph"]
-            self.inputs: list[str] = []
-            self._fixed: dict[str, Tensor] = {}
-            for spec in module["signature"]["input_specs"]:
-                self._bind(spec, tensors)
-            outs = [spec["user_output"]["arg"] for spec in module["signature"]["output_specs"]]
-            self.outputs = [_name(out["as_tensor"]) for out in outs]
-            self._steps = _steps(graph["nodes"], {*self._fixed, *self.inputs, *self.outputs})
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            raise Unreadable(f"it is not of the form it should have ({error!r})") from None
-
-    def _bind(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """An input: of the caller, or a tensor of the files."""
-        [(kind, said)] = spec.items()
-        if kind == "user_input":
-            self.inputs.append(_name(said["arg"]["as_tensor"]))
-            return
-        keys = {
-            "parameter": "parameter_name",
-            "buffer": "buffer_name",
-            "tensor_constant": "tensor_constant_name",
-        }
-        if kind not in keys:
-            raise Unreadable(f"it wants a {kind}")
-        name = said[keys[kind]]
-        if name not in tensors:
-            raise Unreadable(f"the tensor {name} is missing")
-        self._fixed[_name(said["arg"])] = tensors[name]
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """The outputs; inputs that the program writes into are changed."""
-        env: dict[str, Any] = {**self._fixed, **dict(zip(self.inputs, inputs, strict=True))}
-        for step in self._steps:
-            found = step.call(
-                *(_filled(value, env) for value in step.args),
-                **{name: _filled(value, env) for name, value in step.kwargs.items()},
-            )
-            for name, value in zip(step.outs, found if step.several else (found,), strict=True):
-                env[name] = value
-            for name in step.dead:
-                del env[name]
-        return [env[name] for name in self.outputs]
-
-
-def _filled(value: Any, env: Mapping[str, Any]) -> Any:
-    if type(value) is _Ref:
-        return env[value.name]
-    return [_filled(one, env) for one in value] if type(value) is list else value
-
-
-def _steps(nodes: Sequence[Any], kept: set[str]) -> list[_Step]:
-    """The operations in order; each forgets what is used by it last."""
-    found: list[_Step] = []
-    known, asked = set(kept), set(kept)
-    for node in nodes:
-        args = [(said["name"], said.get("kind"), _value(said["arg"])) for said in node["inputs"]]
-        for _, _, value in args:
-            if missing := _refs(value) - known:
-                raise Unreadable(f"nothing makes {sorted(missing)[0]}")
-        outs, several = _outs(node["outputs"])
-        known |= set(outs)
-        positional = tuple(value for _, kind, value in args if kind != 2)
-        named = {name: value for name, kind, value in args if kind == 2}
-        found.append(_Step(_operation(node["target"]), positional, named, outs, several, ()))
-    for at in range(len(found) - 1, -1, -1):
-        step = found[at]
-        used = set(step.outs).union(*map(_refs, (*step.args, *step.kwargs.values())))
-        found[at] = replace(step, dead=tuple(used - asked))
-        asked |= used
-    return found
-
-
-def _outs(outputs: Sequence[Any]) -> tuple[tuple[str, ...], bool]:
-    """Names of what an operation makes, and whether it answers several at once."""
-    if len(outputs) == 1 and "as_tensors" in outputs[0]:
-        return tuple(_name(one) for one in outputs[0]["as_tensors"]), True
-    names = tuple(_name(one["as_tensor"]) for one in outputs)
-    return names, len(names) > 1
-
-
-def _operation(target: str) -> Callable[..., Any]:
-    name = str(target).removeprefix("torch.ops.aten.")
-    if name not in OPERATIONS or name == target:
-        raise Unreadable(f"the operation {target!r} is not one that is run here")
-    packet, overload = name.split(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)
-
-
-def _name(said: Mapping[str, Any]) -> str:
-    name = said["name"]
-    if not isinstance(name, str):
-        raise Unreadable(f"{name!r} is no name")
-    return name
-
-
-def _refs(value: Any) -> set[str]:
-    if isinstance(value, _Ref):
-        return {value.name}
-    return set().union(*map(_refs, value)) if isinstance(value, list) else set()
-
-
-def _value(said: Mapping[str, Any]) -> Any:
-    """An argument: a number, a name of a tensor, a type; lists of them."""
-    [(kind, value)] = said.items()
-    if kind == "as_none":
-        return None
-    if kind in ("as_tensor", "as_optional_tensor"):
-        return _value(value) if kind == "as_optional_tensor" else _Ref(_name(value))
-    if kind == "as_tensors":
-        return [_Ref(_name(one)) for one in value]
-    if kind == "as_optional_tensors":
-        return [_value(one) for one in value]
-    if kind in NUMBERS:
-        return _number(kind, value)
-    if kind.removesuffix("s") in NUMBERS:
-        return [_number(kind.removesuffix("s"), one) for one in value]
-    if kind == "as_string" and value in WORDS:
-        return value
-    if kind == "as_scalar_type":
-        return TYPES[value]
-    if kind == "as_memory_format":
-        return FORMS[value]
-    if kind == "as_layout" and value == 7:
-        return torch.strided
-    if kind == "as_device" and value["type"] == "cpu":
-        return torch.device("cpu")
-    raise Unreadable(f"an argument is {json.dumps(said)[:80]}")
-
-
-def _number(kind: str, value: Any) -> Any:
-    if kind == "as_float" and value in WORDS:
-        return float(value)
-    if not isinstance(value, NUMBERS[kind]):
-        raise Unreadable(f"{value!r} is not {kind.removeprefix('as_')}")
-    return value
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -253,6 +49,7 @@ def open_folder(folder: Path) -> Folder:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
             raise Unreadable(f"{MANIFEST} is of another version of the format")
+        _check(manifest)
         tensors = load_file(folder / _plain(manifest["weights"]))
         for name, same in manifest["aliases"].items():
             tensors[name] = tensors[same]
@@ -264,13 +61,25 @@ def open_folder(folder: Path) -> Folder:
         return Folder(manifest, programs["prefill"], programs["decode"])
     except (Unreadable, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ExportError(
-            "X324",
-            "this exported graph can't be read",
-            where=str(folder),
-            why=why,
-            fix="export it again: tunesmith export MODEL --to graph -o DIR",
-        ) from None
+        raise _unreadable(str(folder), why) from None
+
+
+def _unreadable(where: str, why: str) -> ExportError:
+    what, fix = "this exported graph can't be used", "export it again: tunesmith export --to graph"
+    return ExportError("X324", what, where=where, why=why, fix=fix)
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """The numbers that sizes are made of are numbers."""
+    sizes = [manifest[name] for name in ("context", "room", "chunk", "vocabulary")]
+    shapes = [pair[side] for pair in manifest["cache"] for side in ("keys", "values")]
+    for size in (*sizes, *(size for shape in shapes for size in shape)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise Unreadable(f"{size!r} in {MANIFEST} is no size")
+    if manifest["dtype"] not in DTYPES or not isinstance(manifest["torch"], str):
+        raise Unreadable(f"{MANIFEST} names no type or no version of torch")
+    if manifest["room"] % manifest["chunk"] or manifest["context"] > manifest["room"]:
+        raise Unreadable(f"the context in {MANIFEST} does not fit its cache")
 
 
 def _plain(name: Any) -> str:
@@ -305,6 +114,10 @@ class State:
             padded = [*ids[:count], *[0] * (chunk - count)] if whole else ids[:1]
             program = self.folder.prefill if whole else self.folder.decode
             begin, last = torch.tensor([self.length]), torch.tensor([count - 1])
-            [logits_1V] = program(torch.tensor(padded), begin, last, *self.tables)
+            try:
+                [logits_1V] = program(torch.tensor(padded), begin, last, *self.tables)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                why = next(iter(str(error).strip().splitlines()), "")[:300]
+                raise _unreadable(MANIFEST, f"its program fails: {why}") from None
             self.length, ids = self.length + count, ids[count:]
         return logits_1V[0]
