@@ -91,6 +91,7 @@ def test_it_is_offered_by_a_server(graph):
     [offer] = serving.offers(str(graph), "g", {}, slots=4)
     assert offer.context == 512
     assert offer.forms is not None
+    assert offer.generator is not None
     assert tokens(offer.generator.generate(requests([(5, 6)])))["0"]
     with pytest.raises(ConfigError, match="--window is not possible"):
         serving.offers(str(graph), "g", {}, slots=4, engine=Engine(window=9))

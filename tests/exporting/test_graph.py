@@ -152,6 +152,9 @@ def test_sixteen_bits(llama, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     found = GraphGenerator(tmp_path / "out").generate(requests([(5, 6)]))
     assert found["0"][-1].finish_reason == "length"
+    again = graph.export(tmp_path / "out", tmp_path / "again")  # an exported folder is a model
+    assert (again.dtype, report.notes) == ("bfloat16", [n for n in report.notes if "no tok" in n])
+    assert "computes in bfloat16" in " ".join(again.notes)
 
 
 # ---------------------------------------------------------------- refused

@@ -90,6 +90,8 @@ def export(
     reach = _context(config, context, notes)
     stored = info.stored_dtype(directory, "float32")
     compute = dtype or (stored if stored in DTYPES else "float32")
+    if dtype is None and compute != "float32":
+        notes.append(f"computes in {compute}, as it is stored: --dtype float32 is more exact")
     hf: Any = load.load(ModelConfig(path=str(directory)), dtype=compute).hf
     hf.eval().requires_grad_(False)
     hf.set_attn_implementation("sdpa" if hf._supports_sdpa else "eager")
