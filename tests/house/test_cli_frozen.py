@@ -21,6 +21,7 @@ VERBS = (
     "estimate",
     "doctor",
     "merge",
+    "export",
     "chat",
     "generate",
     "serve",

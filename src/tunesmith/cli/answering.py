@@ -139,12 +139,14 @@ class Voice:
     def load(cls, spec: str, given: dict[str, Any]) -> Voice:
         """Loads a run or model; says on stderr what was found and how it will sample."""
         from tunesmith import compose
-        from tunesmith.compose import gguf, quantising
+        from tunesmith.compose import gguf, graph, quantising
         from tunesmith.compose.answering import answering, engine_over
         from tunesmith.compose.sampling import numbers
         from tunesmith.generation import base
 
         given = dict(given)
+        if graph.named(spec):
+            graph.refuse(spec, given)
         beams = checked_beams(spec, given)
         schema = read_schema(given.pop("schema", None))
         dtype = given.pop("dtype", "auto")
@@ -157,6 +159,9 @@ class Voice:
             quantising.refuse_file(spec, quantize)
             loaded = gguf.load(spec, slots=GGUF_SLOTS)
             generator, notes, dtype = loaded.generator, loaded.template.notes, "gguf"
+        elif graph.named(spec):
+            loaded = graph.load(spec)
+            generator, notes, dtype = loaded.generator, loaded.template.notes, "graph"
         else:
             model, said = answering(spec)
             loaded = compose.load(model, dtype=dtype, quantize=quantize)

@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "serve": Verb("A model behind OpenAI's API, on this machine.", computes=True),
     "score": Verb("What a reward model thinks of pairs, chats or texts.", computes=True),
     "merge": Verb("Bake an adapter into its base model.", computes=True),
+    "export": Verb("Write a model in another form.", computes=True),
     "model": Verb("What a model is made of.", computes=True),
     "config": Verb("Check and show recipes; their JSON Schema."),
     "doctor": Verb("What this machine and installation can do."),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith.compose import gguf, model as models, quantising, scoring, source
+from tunesmith.compose import gguf, graph, model as models, quantising, scoring, source
 from tunesmith.compose.answering import PLAIN, Engine, Forms, answering, engine_over
 from tunesmith.compose.quantising import Quantize
 from tunesmith.compose.sampling import defaults, numbers
@@ -84,6 +84,9 @@ def offers(
     """
     if gguf.named(spec):
         quantising.refuse_file(spec, quantize)
+        return [_of_file(spec, name, adapters, slots)]
+    if graph.named(spec):
+        graph.refuse(spec, {"quantize": quantize, "dtype": dtype, **_asked(engine)})
         return [_of_file(spec, name, adapters, slots)]
     spec, said = answering(spec)
     found = source.locate(spec)
@@ -218,24 +221,34 @@ def _writer(
 
 
 def _of_file(spec: str, name: str, adapters: Mapping[str, str], slots: int) -> Offer:
-    """A GGUF file, which writes and does nothing else."""
+    """A GGUF file or an exported graph, which writes and does nothing else."""
+    exported = graph.named(spec)
     if adapters:
+        what = "an exported graph" if exported else "a GGUF file"
         raise ServeError(
-            "S104", "a GGUF file is served without adapters", where="--adapter",
+            "S104", f"{what} is served without adapters", where="--adapter",
             fix="serve the weights it was made of",
         )  # fmt: skip
-    opened = gguf.load(spec, slots=slots)
+    opened = graph.load(spec) if exported else gguf.load(spec, slots=slots)
+    plain = defaults(opened.template, opened.path)
     return Offer(
         name,
         opened.template,
         opened.system,
         opened.generator,
         None,
-        defaults(opened.template, None),
+        plain,
         opened.generator.context,
         opened.description,
+        forms=Forms(opened.tokenizer, plain.stop_ids) if exported else None,
         notes=(*opened.template.notes, *opened.generator.notes),
     )
+
+
+def _asked(engine: Engine) -> dict[str, Any]:
+    """What of an engine was asked for, by the names of its options."""
+    asked = {"window": engine.window, "lookup": engine.lookup, "draft": engine.draft}
+    return asked | ({"engine": engine.kind} if engine.kind != PLAIN.kind else {})
 
 
 def _scorer(spec: str, name: str, dtype: str) -> Offer:
