@@ -31,12 +31,12 @@ def train(tmp_path, monkeypatch):
     asked = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
     chats.write_text("".join(json.dumps(row) + "\n" for row in asked))
 
-    def train(name: str, model, stage, tuner, rate: float = 1e-2):
+    def train(name: str, model, stage, tuner, rate: float = 1e-2, **reading):
         data = chats if stage == "sft" else pairs
         compose.train(
             recipe.from_dict(
                 {
-                    "model": {"path": str(model)},
+                    "model": {"path": str(model), **reading},
                     "stage": stage,
                     "tuner": tuner,
                     "data": {"train": str(data), "num_proc": 1},
@@ -128,6 +128,27 @@ def test_continuing_in_another_run_takes_that_run_as_reference(tiny_model, train
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     moved = recomputed(one, one.model)
     assert np.allclose(two.loader.columns["reference"], moved, atol=1e-3)
+
+
+def test_all_tuners_of_a_base_share_one_reference(tiny_model, train):
+    """Virtual tokens are drawn, so the model with them is no reference, not even before step 1."""
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tuners = ["prompt", {"kind": "prefix", "tokens": 5}, "lora", {"kind": "prompt", "tokens": 3}]
+    for at, tuner in enumerate(tuners):
+        run = train(f"run-{at}", tiny_model, "dpo", tuner)
+        assert np.allclose(run.loader.columns["reference"], plain(base, run), atol=1e-3)
+
+
+def test_a_base_that_is_read_in_another_way_has_another_reference(tiny_model, train):
+    scaled = {"rope_type": "linear", "factor": 8.0}
+    one = train("one", tiny_model, "dpo", "lora").loader.columns["reference"]
+    run = train("two", tiny_model, "dpo", "lora", rope_scaling=scaled)
+    two = run.loader.columns["reference"]
+    assert np.abs(one - two).max() > 1e-3
+    first = next(line for line in run.directory.metrics() if "loss" in line)
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-6)
 
 
 def test_the_golden_number():

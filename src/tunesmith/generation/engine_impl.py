@@ -18,7 +18,14 @@ from torch import Tensor
 from tunesmith.errors import ConfigError
 from tunesmith.generation.draft_impl import Draft
 from tunesmith.generation.lanes_impl import Lanes
-from tunesmith.generation.model_impl import Forward, context_length, evaluating, token_bytes
+from tunesmith.generation.model_impl import (
+    Forward,
+    context_length,
+    evaluating,
+    forget_lengths,
+    token_bytes,
+    turns_by_length,
+)
 from tunesmith.generation.prefix_impl import BLOCK, Prefixes
 from tunesmith.generation.rows_impl import Row, check, drafts, events_of, plain, row_of
 from tunesmith.generation.sampling_impl import choose, likeliest
@@ -33,6 +40,12 @@ CACHE_BYTES = 2**30
 """Memory for keys and values if no number of tokens is given."""
 LOOK_AHEAD = 16
 """So many waiting requests are looked at, if the first waits for a prompt that is in work."""
+
+
+BY_LENGTH = (
+    "its rotations depend on the length of what is computed together: requests are answered one at "
+    "a time, without shared beginnings or guesses"
+)
 
 
 class Engine:
@@ -53,6 +66,9 @@ class Engine:
         self.hf: Any = model.hf if isinstance(model, LanguageModel) else model
         self.computing = model.computing if isinstance(model, LanguageModel) else nullcontext
         self.forward = Forward(model)
+        self.by_length = turns_by_length(self.hf)
+        if self.by_length:
+            max_rows, speculate, draft = 1, 0, None
         self.tokenizer, self.max_rows = tokenizer, max_rows
         self.deterministic, self.speculate = deterministic, 0 if deterministic else speculate
         self.context = context_length(self.hf.config)
@@ -81,6 +97,7 @@ class Engine:
             f"and {self.prefixes.budget:,} of shared beginnings"
         ]
         self.notes += [self.sinks.note] if self.sinks else []
+        self.notes += [BY_LENGTH] if self.by_length else []
 
     # ------------------------------------------------------------ requests
 
@@ -147,6 +164,9 @@ class Engine:
             place = self.lanes.take(min(tokens, self.sinks.size) if self.sinks else tokens)
             if place is None:
                 return
+            if self.by_length:
+                reach = 0
+                forget_lengths(self.hf)
             if self.deterministic:
                 reach -= reach % (CHUNK // BLOCK)
             if virtual is not None:
@@ -161,7 +181,7 @@ class Engine:
     def _pieces(self) -> list[tuple[Row, list[int], list[int]]]:
         """(row, its new tokens, what is guessed to follow them) for each row that goes on."""
         found = []
-        room = CHUNK
+        room = CHUNK if not self.by_length else self.cache_tokens
         guesses = self._guesses()
         for row in list(self.rows):
             if row not in self.rows:
@@ -172,7 +192,8 @@ class Engine:
             new = row.ids[row.computed :]
             guessed: list[int] = []
             if len(new) > 1:
-                new = new[: CHUNK - row.place.length % CHUNK if self.deterministic else room]
+                apart = self.deterministic and not self.by_length
+                new = new[: CHUNK - row.place.length % CHUNK if apart else room]
                 if self.sinks is not None:
                     new = new[: self.sinks.size - row.place.length]
                 room -= 0 if self.deterministic else len(new)

@@ -206,6 +206,25 @@ def evaluating(hf: Any) -> Iterator[None]:
             module.training = True
 
 
+def turns_by_length(hf: Any) -> bool:
+    """Whether rotations depend on how long the longest request of a pass is (dynamic, longrope)."""
+    rope = hf.config.get_text_config().to_dict().get("rope_parameters") or {}
+    kinds = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, Mapping)]
+    return any("dynamic" in kind or kind == "longrope" for kind in kinds if kind)
+
+
+def forget_lengths(hf: Any) -> None:
+    """Rotations as they are before the first request: transformers keeps those of the longest."""
+    for module in hf.modules():
+        for name, first in list(module.named_buffers(recurse=False)):
+            if not name.endswith("original_inv_freq"):
+                continue
+            prefix = name.removesuffix("original_inv_freq")
+            module._buffers[f"{prefix}inv_freq"] = first.clone()
+            if hasattr(module, "original_max_seq_len"):
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
 def context_length(config: PreTrainedConfig) -> int | None:
     """Tokens that a model's positions reach, times their scaling; None if nothing limits them.
 

@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 from tunesmith import platform
 from tunesmith.data.collate import collate_items
 from tunesmith.stages import pairs_impl
+from tunesmith.tuners.base import VirtualTokens
 
 GROUP_TOKENS = 4096
 """A group of rows ends at so many tokens."""
@@ -53,13 +56,22 @@ def _values(run: Any, loader: Any, needed: np.ndarray, say: Say) -> np.ndarray:
     say(f"computing reference log-probabilities of {int(missing.sum()):,} rows")
     training = run.model.training
     run.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _as_before(run):
         for rows in _groups(dataset.lengths):
             if missing[rows].any():
                 values_NE[rows] = _forward(run, [dataset[row] for row in rows], loader)
     run.model.train(training)
     _write(path, values_NE)
     return values_NE
+
+
+def _as_before(run: Any) -> AbstractContextManager[None]:
+    """Within it the model is what it was without what this run trains.
+
+    Weights and LoRA begin as nothing; virtual tokens are drawn, and change the model at once.
+    """
+    drawn = isinstance(run.tuner, VirtualTokens)
+    return run.tuner.reference(run.model) if drawn else nullcontext()
 
 
 def _forward(run: Any, items: list[Any], loader: Any) -> np.ndarray:
@@ -84,8 +96,11 @@ def _key(run: Any, dataset: Any) -> str:
             digest.update(len(example.ids_T).to_bytes(4, "little"))
             digest.update(example.ids_T.tobytes())
             digest.update(example.weights_T.tobytes())
+    model = asdict(run.recipe.model)
     facts = {
         "base": run.base_hash,
+        # how its numbers are read; where it lies and what reads them fastest change nothing
+        "model": {name: model[name] for name in ("revision", "rope_scaling", "quantize")},
         "seed": run.recipe.train.seed,  # of weights that the base does not have
         "resolved": run.directory.info().get("resolved"),
         "dtype": run.recipe.model.dtype,
