@@ -129,13 +129,20 @@ def build_run(
 
 def _tell_model(display: Display, origin: Origin, made: Any, resolved: dict) -> None:
     """`builtin:tiny  llama 5L×256  computes in float32 on cpu (1 thread)`."""
+    from tunesmith.generation.model_impl import turns_by_length
     from tunesmith.models import load, quantised
 
     count = resolved["threads"]
     threads = f"{count} thread{'' if count == 1 else 's'}"
     where = f"computes in {resolved['dtype']} on {made.hf.device} ({threads})"
     display.line("model", f"{origin.describe()}  {load.describe(made.hf)}  {where}")
-    for note in quantised.notes(made.hf):
+    notes = list(quantised.notes(made.hf))
+    if turns_by_length(made.hf):
+        notes.append(
+            "its rotations depend on the longest example of a batch: losses of examples beyond its "
+            "first length depend on what is beside them; linear, yarn and llama3 scaling do not"
+        )
+    for note in notes:
         display.line("note", note)
 
 
