@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.serving.test_tool_calls import ASK, CALL, TOOL
