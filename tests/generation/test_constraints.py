@@ -206,6 +206,19 @@ def test_keywords(schema, yes, no):
         ({"required": ["a"], "type": "object"}, "`a`"),
         ({"enum": []}, "belongs"),
         ([], "schema"),
+        ({"$ref": "#"}, "back to itself"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "#/$defs/a"),
+        (
+            {
+                "type": "object",
+                "properties": {"x": {"$ref": "#/$defs/a"}},
+                "$defs": {
+                    "a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/b"}]},
+                    "b": {"oneOf": [{"$ref": "#/$defs/a"}]},
+                },
+            },
+            "back to itself",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(schema, named):

@@ -34,8 +34,11 @@ def numbers(model: Any) -> tuple[str, ...]:
     from tunesmith.models import quantised
 
     name = str(model.hf.dtype).removeprefix("torch.")
-    said = () if name == "float32" else (f"computes in {name}: --dtype float32 is more exact",)
-    return (*said, *quantised.notes(model.hf))
+    said = (
+        f"computes in {name}: an answer may depend on what else is in its batch; "
+        "--dtype float32 is more exact",
+    )
+    return (*(said if name in ("bfloat16", "float16") else ()), *quantised.notes(model.hf))
 
 
 def _generation_config(path: Path | None) -> dict[str, Any]:

@@ -161,6 +161,7 @@ class Engine:
         begins = cohort.cache is None or not cohort.mask_BT.numel()
         if begins:
             ids_BT, cohort.mask_BT = _padded([row.ids for row in cohort.rows])
+            forget(self.hf)
         else:
             ids_BT = torch.tensor([row.ids[-1:] for row in cohort.rows])
             cohort.mask_BT = torch.nn.functional.pad(cohort.mask_BT, (0, 1), value=1)
@@ -192,6 +193,19 @@ class Engine:
 def model_of(model: Any) -> Any:
     """The transformers model."""
     return model.hf if isinstance(model, LanguageModel) else model
+
+
+def forget(hf: Any) -> None:
+    """Empties the states that modules keep themselves rather than in a cache.
+
+    RecurrentGemma's blocks do, and begin anew by themselves only where a prompt has two tokens or
+    more (transformers 5.23): without this an answer would depend on the one before it. Such a
+    state is a plain attribute, neither parameter nor buffer, and None until it is first used.
+    """
+    for module in hf.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and name.endswith(("_state", "_states")):
+                setattr(module, name, None)
 
 
 def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

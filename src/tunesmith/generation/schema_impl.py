@@ -66,6 +66,7 @@ def grammar(schema: Any) -> Any:
     """
     reader = _Reader(schema)
     node = reader.node({"type": "object"} if schema is None else schema, "$")
+    reader.refuse_circles()
     return Series((SPACE, node))  # some tokenizers begin every answer with a space
 
 
@@ -81,6 +82,29 @@ class _Reader:
             self._members([], Series((STRING, text(":"), SPACE, self.any))),
             self._listed(self.any, 0, None),
         ))  # fmt: skip
+
+    def refuse_circles(self) -> None:
+        """Refuses references that lead back to themselves with no text between.
+
+        No text is ever of such a schema, or what is has another way to be written.
+
+        Raises:
+            ConfigError: G126.
+        """
+        for start in self.rules.values():
+            seen: set[int] = set()
+            stack = [start.node]
+            while stack:
+                node = stack.pop()
+                if node is start:
+                    what = "`$ref` leads back to itself, and says nothing of the text between"
+                    raise wrong(start.name, what)
+                if id(node) in seen:
+                    continue
+                seen.add(id(node))
+                # Lists and objects begin with a bracket: only these two say nothing themselves.
+                stack += node.options if isinstance(node, Choice) else ()
+                stack += [node.node] if isinstance(node, Rule) else ()
 
     def node(self, schema: Any, where: str) -> Any:
         """The grammar of one schema."""

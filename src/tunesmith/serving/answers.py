@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import string
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,16 @@ from tunesmith.types import Event, Request, Sampling, ToolCall
 
 Told = tuple[int, float | None, tuple[tuple[int, float], ...]]
 """(token, its log-probability, the likeliest there)"""
+
+
+CALL_ID = 9
+"""Characters of a call's id: Mistral's templates refuse any other number, and what is no letter or
+digit; other templates don't mind."""
+
+
+def call_id() -> str:
+    """An id for a tool call, drawn anew."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(CALL_ID))
 
 
 @dataclass
@@ -113,7 +124,7 @@ class Answer:
             words, calls = self._said(), []
             if self.calls is not None:
                 words, calls = self.calls.parse(words, self.tools, several=self.several)
-            named = [ToolCall(c.name, c.arguments, f"call_{secrets.token_hex(8)}") for c in calls]
+            named = [ToolCall(c.name, c.arguments, call_id()) for c in calls]
             self._parsed = words, named
         return self._parsed
 
