@@ -38,7 +38,27 @@ def test_exact_match_forgives_white_space_alone():
         ("#### 3/4", "0.75"),
         ("答案是 50%", "1/2"),
         ("it is $-3$", "-3.0"),
-        ("the answer is Paris", "#### paris" .replace("p", "P")),
+        ("the answer is Paris", "#### Paris"),
+        ("The answer is 12. Check: 7 apples", "12"),
+        ("The answer is 12 apples.", "12"),
+        ("The answer is **12**, because 5 + 7 = 12.", "12"),
+        ("The answer is x = 3 + 4 = 7", "7"),
+        ("The answer is Paris. It has 2 million people.", "#### Paris"),
+        ("The answer is 50%.", "50%"),
+        ("0.5", "50%"),
+        ("50%", "0.5"),
+        ("50 %", "1/2"),
+        ("\\boxed{\\frac{1}{2}}", "50%"),
+        ("\\boxed{50\\%}", "1/2"),
+        ("\\boxed{12 \\text{ apples}}", "12"),
+        ("so $\\frac{1}{2}$", "50%"),
+        ("\\boxed{1{,}200}", "1200"),
+        ("x = 5-3", "3"),
+        ("It is 2-4", "4"),
+        ("x=-3", "-3"),
+        ("x = −3", "-3"),
+        ("(5)-3", "3"),
+        ("2*-3", "-3"),
     ],
 )  # fmt: skip
 def test_math_answers_that_are_the_same(text, reference):
@@ -48,7 +68,11 @@ def test_math_answers_that_are_the_same(text, reference):
 @pytest.mark.parametrize(
     ("text", "reference"),
     [("41", "42"), ("", "42"), ("no idea", "42"), ("42 or 43", "42"), ("\\boxed{42", "\\boxed{}"),
-     ("1/0", "1"), ("5", "no number")],
+     ("1/0", "1"), ("5", "no number"), ("50", "50%"), ("x = 5-3", "-3"), ("x = -3", "3"),
+     ("The answer is 12 or 13", "12"), ("The answer is not 12", "12"), ("\\boxed{x^2}", "2"),
+     ("\\boxed{2x}", "2"), ("The answer is 12, 13", "12"), ("The answer is 2 - x", "2"),
+     ("answer is St. Louis", "#### St. Petersburg"), ("\\boxed{1e999999999}", "1"),
+     ("#### 12.5", "12")],
 )  # fmt: skip
 def test_math_answers_that_are_not(text, reference):
     assert math_answer.score([answer(text, reference)], None) == [0]
@@ -116,6 +140,16 @@ def module(tmp_path):
         "def short(completions): return [1.0]\n"
         "def nothing(completions): return [float('nan')] * len(completions)\n"
         "def words(completions): return ['good'] * len(completions)\n"
+        "def digits(completions): return ['1'] * len(completions)\n"
+        "def raw(completions): return [b'1'] * len(completions)\n"
+        "def string(completions): return '1' * len(completions)\n"
+        "def empty(completions): return [None] * len(completions)\n"
+        "def array(completions):\n"
+        "    import numpy\n"
+        "    return numpy.ones(len(completions), numpy.float32)\n"
+        "def tensor(completions):\n"
+        "    import torch\n"
+        "    return torch.ones(len(completions))\n"
         "def strange(answers): return answers\n"
     )
     (tmp_path / "helper.py").write_text("")
@@ -133,13 +167,19 @@ def test_a_function_is_run_and_it_is_said(module):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("breaks", "R240"), ("short", "R241"), ("nothing", "R241"), ("words", "R241")],
-)
+    [("breaks", "R240"), ("short", "R241"), ("nothing", "R241"), ("words", "R241"),
+     ("digits", "R241"), ("raw", "R241"), ("string", "R241"), ("empty", "R241")],
+)  # fmt: skip
 def test_a_function_that_fails_stops_the_run(module, name, code):
     rewards = build(Reward(f"{module}:{name}"))
     with pytest.raises(RunError) as caught:
         rewards.score([answer("a"), answer("b")])
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("name", ["array", "tensor"])
+def test_numbers_of_other_libraries_are_numbers(module, name):
+    assert build(Reward(f"{module}:{name}")).score([answer("a")] * 2).total_N.tolist() == [1, 1]
 
 
 def test_functions_that_are_not_there_are_refused(module):

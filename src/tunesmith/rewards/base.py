@@ -149,7 +149,10 @@ def _label(reward: Reward, taken: dict[str, Any]) -> str:
 
 
 def _checked(path: str, found: Sequence[float], count: int) -> np.ndarray:
-    """Scores as float64, one finite number an answer."""
+    """Scores as float64, one finite number an answer; text that reads like one is none."""
+    texts = [at for at, score in enumerate(found) if isinstance(score, (str, bytes, bytearray))]
+    if texts:
+        raise _wrong(path, f"the score of answer {texts[0]} is text: {found[texts[0]]!r:.80}")
     try:
         scores_N = np.asarray([float(score) for score in found], np.float64)
     except (TypeError, ValueError) as error:

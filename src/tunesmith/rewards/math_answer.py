@@ -1,7 +1,8 @@
 """1 where the final answer is the reference's as a number (or as text), else 0.
 
 The final answer is, in this order: the last `\\boxed{…}`, what follows the last `####` or
-`answer is`, the last number.
+`answer is`, the last number. Of what follows, a number that begins it counts, up to the end of its
+sentence; several numbers are no answer.
 """
 
 from __future__ import annotations
@@ -12,9 +13,20 @@ from fractions import Fraction
 
 from tunesmith.rewards.answer_impl import Answer, unused
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|-?\.\d+")
+# A minus right behind a digit, a letter or a bracket is that of a difference: 5-3 ends in 3.
+_SIGN = r"(?:(?<![\w)\]}])[-−])?"
+_PLAIN = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_FRAC = r"\\[dt]?frac\{-?\d+\}\{\d+\}"
+_NUMBER = re.compile(rf"{_SIGN}(?:{_FRAC}|{_PLAIN}(?:\s*/\s*\d+)?)(?:\s*\\?%)?")
 _MARKED = re.compile(r"(?:####|\banswer is:?|答案[是为:：]?)\s*([^\n]+)", re.IGNORECASE)
-_FRACTION = re.compile(r"\\d?frac\{(-?\d+)\}\{(-?\d+)\}")
+_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
+_VALUE = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,3})?(?:/\d+)?", re.IGNORECASE)
+"""Powers of ten have an end: an answer of 1e999999999 would take all memory."""
+_SENTENCE = re.compile(r"[.!?。！？](?=\s|$)|\b(?:because|since|as|which)\b")
+_EQUATION = re.compile(r"^(?:[^=,;A-Za-z]|,(?=\d)|\b[A-Za-z]\b)*=")
+_OPEN = re.compile(r"\d|[+*/^\\{}=<>]|\s[-−]\s|\bor\b")
+"""Behind a number: there is more to the answer than a unit."""
+_DRESS = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\*\*|\\[()\[\]]|[$]")
 
 
 def check(argument: str | None) -> None:
@@ -30,10 +42,10 @@ def same(text: str, reference: str) -> bool:
     found, wanted = final(text), final(reference)
     if not found or not wanted:
         return False
-    numbers = number(found), number(wanted)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    return _bare(found) == _bare(wanted)
+    values = value(found), value(wanted)
+    if None not in values:
+        return values[0] == values[1]
+    return _bare(wanted) in (_bare(found), _bare(_sentence(found)))
 
 
 def final(text: str) -> str:
@@ -48,16 +60,46 @@ def final(text: str) -> str:
     return numbers[-1] if numbers else ""
 
 
+def value(text: str) -> Fraction | None:
+    """The number that a final answer is, or begins with: `12`, `12 apples.`, `x = 3 + 4 = 7`; None
+    if there is none, or more than one.
+    """
+    whole = number(text)
+    if whole is not None:
+        return whole
+    text = _DRESS.sub(lambda found: f" {found[1] or ''}", _sentence(text))
+    while (cut := _EQUATION.match(text)) is not None:
+        text = text[cut.end() :]
+    text = text.strip()
+    found = _NUMBER.match(text)
+    if found is None:
+        return None
+    rest = text[found.end() :]
+    if rest[:1].isalnum() or _OPEN.search(rest):
+        return None
+    return number(found[0])
+
+
 def number(text: str) -> Fraction | None:
     """Its exact value: `1,200`, `-0.5`, `3/4`, `50%`, `\\frac{1}{2}`; None if it is no number."""
-    text = _FRACTION.sub(r"\1/\2", _bare(text))
-    percent = text.endswith(("%", "\\%"))
-    text = text.rstrip("%\\").replace(",", "").replace("$", "").replace(" ", "")
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+    text = _FRACTION.sub(r"\1/\2", _bare(text)).replace("−", "-")
+    percent = text.endswith("%")
+    for mark in ("{,}", ",", "$", " "):
+        text = text.replace(mark, "")
+    text = text.rstrip("%\\")
+    if _VALUE.fullmatch(text) is None:
         return None
-    return value / 100 if percent else value
+    above, _, below = text.partition("/")
+    try:
+        exact = Fraction(above) / Fraction(below or 1)
+    except (ValueError, ZeroDivisionError):  # more digits than Python reads; nothing to divide by
+        return None
+    return exact / 100 if percent else exact
+
+
+def _sentence(text: str) -> str:
+    """The first sentence, without what explains it; a point between digits ends none."""
+    return _SENTENCE.split(text, maxsplit=1)[0].strip()
 
 
 def _bare(text: str) -> str:
