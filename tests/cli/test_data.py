@@ -273,3 +273,22 @@ def test_answers_of_kto_are_trained_or_measured(tmp_path, capsys):
     )
     assert "% measured only, for KTO's reference point" in out
     assert out.count("[[") == 2  # what is measured is not marked as trained
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "word " * 90, "completion": "yes"},
+        {"prompt": "word " * 90, "completion": "yes", "label": True},
+        {"prompt": "word " * 90, "chosen": "yes", "rejected": "no"},
+    ],
+)
+def test_what_is_left_out_names_the_limit_that_bites(row, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    kept = [{**row, "prompt": short} for short in ("a", "b")]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [row, *kept]), encoding="utf-8")
+    limits = ["data.max_length=120", "data.max_prompt_length=14"]
+    assert main(["data", "inspect", str(path), *limits]) == 0
+    out = capsys.readouterr().out
+    [line] = [line for line in out.splitlines() if line.startswith("left out")]
+    assert "tokens in a prompt, but data.max_prompt_length is 14" in line
