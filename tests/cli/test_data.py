@@ -246,3 +246,49 @@ def test_a_second_file_is_no_override(file, capsys):
         found = capsys.readouterr().err
         assert "error[C220]" in found
         assert "tunesmith data mix" in found
+
+
+def test_answers_of_kto_are_trained_or_measured(tmp_path, capsys):
+    rows = [
+        {"prompt": "Two and two?", "completion": "Four.", "label": True},
+        {"prompt": "The capital of France?", "completion": "Berlin, of course.", "label": False},
+    ]
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["data", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    good, _, bad, other = found["rows"]
+    weighed = [sum(weight != 0 for weight in row["weights"]) for row in (good, bad)]
+    assert min(bad["weights"]) == -1
+    summary = found["summary"]
+    assert summary["trained_tokens"] == summary["measured_tokens"] == sum(weighed)
+    assert other["measured"]
+    assert not any(span["weight"] for span in other["spans"])
+    assert main(["data", "inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(good['ids'])} tokens, {weighed[0]} trained\n" in out
+    assert f"{weighed[1]} trained as undesirable" in out
+    assert (
+        f"reference point  {len(other['ids'])} tokens, {weighed[0]} measured, none trained" in out
+    )
+    assert "% measured only, for KTO's reference point" in out
+    assert out.count("[[") == 2  # what is measured is not marked as trained
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "word " * 90, "completion": "yes"},
+        {"prompt": "word " * 90, "completion": "yes", "label": True},
+        {"prompt": "word " * 90, "chosen": "yes", "rejected": "no"},
+    ],
+)
+def test_what_is_left_out_names_the_limit_that_bites(row, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    kept = [{**row, "prompt": short} for short in ("a", "b")]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [row, *kept]), encoding="utf-8")
+    limits = ["data.max_length=120", "data.max_prompt_length=14"]
+    assert main(["data", "inspect", str(path), *limits]) == 0
+    out = capsys.readouterr().out
+    [line] = [line for line in out.splitlines() if line.startswith("left out")]
+    assert "tokens in a prompt, but data.max_prompt_length is 14" in line

@@ -222,3 +222,21 @@ def test_split_mix_and_dedup(chats, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "interleave_under, since probabilities were given" in captured.err
     assert "of 9 rows" in captured.out
+
+
+def test_split_counts_rows_and_keeps_equal_ones_together(tmp_path, capsys):
+    row = lambda n: {"instruction": f"q{n}", "output": f"a{n}"}
+    rows = [row(0)] * 50 + [row(n) for n in range(1, 51)]
+    name = write(tmp_path / "rows.jsonl", rows)
+    words = ["split", name, "-o", str(tmp_path / "p"), "--yes"]
+    for seed in ("1", "2", "3"):
+        found = answer(capsys, *words, "--eval", "20", "--seed", seed)[1]
+        assert (found["train"], found["eval"], found["copies"]) == (80, 20, 49)
+    assert answer(capsys, *words, "--eval", "0.2")[1]["eval"] == 20
+    twice = write(tmp_path / "twice.jsonl", [row(n // 2) for n in range(12)])
+    assert main(["data", "split", twice, "-o", str(tmp_path / "t"), "--eval", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "3 rows were asked for evaluation; 2 is the nearest number" in said
+    same = write(tmp_path / "same.jsonl", [row(0)] * 4)
+    assert main(["data", "split", same, "-o", str(tmp_path / "s"), "--eval", "1"]) == 3
+    assert "D208" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_tokens_and_text_that_spells_them_are_told_apart():
     ]  # fmt: skip
     assert show.marked(found, colour=False) == r"<s>say [[\</s></s>]]"
     row = {"where": "f:1", "side": "", "ids": ids, "weights": weights, "spans": found}
-    row["tokens_before_cut"] = len(ids)
+    row |= {"tokens_before_cut": len(ids), "measured": False}
     page = show_page.page("t", [], [], [row])
     assert "<span class=spelled title='plain text that spells a control token'>\\&lt;/s&gt;" in page
     assert "<span class=token title='a control token'>&lt;/s&gt;" in page

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from tunesmith.errors import DataError
 from tunesmith.templates import base
-from tunesmith.templates.fit import fit, split_rounds
+from tunesmith.templates.fit import fit, misfit, split_rounds
 from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Conversation, Message
 
@@ -133,3 +133,24 @@ def test_the_result_fits_ends_well_and_starts_as_inference_would(chatml, texts, 
         begin = chatml.prompt_ids(Conversation(talk.messages[:1]), "")
         header = len(chatml.tokenizer.encode_text("<|im_start|>assistant\n"))
         assert fitted[0][0].prompt_ids[: len(begin) - header] == begin[: len(begin) - header]
+
+
+def test_the_limit_that_leaves_nothing_is_named_with_its_own_tokens(chatml):
+    talk, encode = talk_of("word " * 90, "the answer"), encoder(chatml)
+    prompt = len(encode(talk)[0][0].prompt_ids)
+
+    def why(limits, talk=talk):
+        assert fit(talk, encode, chatml.tokenizer, limits) is None
+        return misfit(talk, encode, chatml.tokenizer, limits)
+
+    said = why(Limits(120, max_prompt_length=9))
+    assert f"{prompt} tokens in a prompt, but data.max_prompt_length is 9," in said
+    assert "max_length is 120" not in said
+    assert f"{prompt} tokens, but data.max_length is 12," in why(Limits(12))
+    assert "data.max_length is 12," in why(Limits(12, max_prompt_length=9))
+    said = why(Limits(900, max_answer_length=1, rule="cut_end"))
+    assert "data.max_answer_length is 1," in said
+    older = Conversation((*talk.messages, *talk_of("hi", "ho").messages))
+    newest = length(encode(talk_of("hi", "ho"))[0])
+    tokens = newest - len(encode(talk_of("hi", "ho"))[0][0].completion_ids)
+    assert f"does not fit: {tokens} tokens, but data.max_length is 8," in why(Limits(8), older)

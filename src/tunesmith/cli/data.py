@@ -163,6 +163,8 @@ def describe(summary: dict[str, Any], most: int | None = SHOWN) -> list[str]:
 
     lengths = summary["lengths"]
     roles = " · ".join(f"{role} {count:,}" for role, count in summary["roles"].items())
+    measured = summary["measured_tokens"] / max(summary["tokens"], 1)
+    reference = f" · {measured:.0%} measured only, for KTO's reference point" if measured else ""
     lines = [
         f"file    {one['path']} · {one['format']} · {one['rows']:,} rows"
         for one in summary["sources"]
@@ -171,7 +173,7 @@ def describe(summary: dict[str, Any], most: int | None = SHOWN) -> list[str]:
         *lines,
         f"rows    {summary['items']:,} to train · {summary['left_out']:,} left out",
         *([f"roles   {roles}"] if roles else []),
-        f"tokens  {summary['tokens']:,} · {summary['trained_share']:.0%} trained"
+        f"tokens  {summary['tokens']:,} · {summary['trained_share']:.0%} trained{reference}"
         f" · {summary['truncated_tokens']:,} cut away",
         f"length  min {lengths['min']:,} · median {lengths['median']:,} · 90% {lengths['p90']:,}"
         f" · 99% {lengths['p99']:,} · max {lengths['max']:,}",

@@ -81,6 +81,11 @@ def split(
     holdout = Holdout(count=int(eval)) if whole else Holdout(fraction=eval)
     found = rewrite.into_two(source, train, evaluation, holdout, seed)
     lines = [f"{found['train']:,} rows in {train} · {found['eval']:,} in {evaluation}"]
+    if found["eval"] != found["asked"]:
+        lines.append(
+            f"{found['asked']:,} rows were asked for evaluation; {found['eval']:,} is the nearest"
+            " number that keeps equal rows on one side"
+        )
     if found["copies"]:
         lines.append(f"{found['copies']:,} rows equal another one; they stand on its side")
     value = {"train_file": str(train), "eval_file": str(evaluation), "seed": seed, **found}

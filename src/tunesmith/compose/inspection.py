@@ -30,6 +30,8 @@ SIDES: dict[tuple[type, ...], tuple[str, str]] = {
     (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
 }
 """What the two examples of an item are, where they are not chosen and rejected."""
+MEASURED: dict[tuple[type, ...], tuple[int, ...]] = {(Feedback,): (1,)}
+"""Which of them are not trained on, but measured for the others."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,17 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
             counts[role] = counts.get(role, 0) + count
     findings = data.findings(recipe, stage, train, evaluation)
     tokenizer = stage.template.tokenizer
+    sides = SIDES.get(stage.sample, show.SIDES)
+    measured = MEASURED.get(stage.sample, ())
     return {
-        "summary": {**show.summary(train), "roles": counts},
+        "summary": {**show.summary(train, measured), "roles": counts},
         "findings": [one.as_dict() for one in findings],
         "train": train,
         "look": show.Look(
             tokenizer.decode,
             {id: token for token, id in tokenizer.added.items()},
-            SIDES.get(stage.sample, show.SIDES),
+            sides,
+            frozenset(sides[number] for number in measured),
             cut=_uncut(recipe, stage, train),
             margin=_margins(recipe, train),
             blocks=stage.sample == (Document,),

@@ -91,7 +91,7 @@ def check(
     return (
         _left_out(train.report, skipping),
         *_overlooked(train.report),
-        _untrained(train),
+        _untrained(train, markers.pairs),
         _ends(train, found, markers),
         _empty(train, found, markers),
         _double_bos(train, found),
@@ -192,14 +192,14 @@ def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
     return Finding(level, "rows", f"{count:,} of {rows:,} rows can't be used: {reasons}", where)
 
 
-def _untrained(data: Dataset) -> Finding:
-    """Items all of whose weights are zero."""
+def _untrained(data: Dataset, all_trained: bool) -> Finding:
+    """Items all of whose weights are zero; `all_trained`: what has a weight is trained, and none of
+    it only measured, so that a share can be told."""
     without = np.flatnonzero(data.trained == 0)
     if not len(without):
         share = float(data.trained.sum()) / max(int(data.lengths.sum()), 1)
-        return Finding(
-            "OK", "trained tokens", f"every row is trained on; {share:.0%} of all tokens"
-        )
+        told = f"; {share:.0%} of all tokens" if all_trained else ""
+        return Finding("OK", "trained tokens", f"every row is trained on{told}")
     level: Level = "MAJOR" if len(without) > 0.1 * len(data) else "MINOR"
     text = f"{len(without):,} of {len(data):,} rows have no trained token"
     return Finding(level, "trained tokens", text, _where(data, without))

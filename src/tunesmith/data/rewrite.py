@@ -156,17 +156,24 @@ def into_two(
         source: What to read, twice: to count and to write.
         train: File of training rows.
         evaluation: File of evaluation rows.
-        holdout: How many of the distinct rows are drawn, by the seed.
+        holdout: How many of the rows are drawn, by the seed; met as nearly as equal rows allow.
         seed: Of the draw.
+
+    Returns:
+        train, eval: rows written; asked: rows wanted for evaluation; copies: rows that equal an
+        earlier one; and what was left out.
 
     Raises:
         DataError: D208, one side would be empty; D1xx.
     """
     first: dict[bytes, int] = {}
+    sizes: list[int] = []
     for _, samples in Reading(source, LeftOut(skip=True)):
-        first.setdefault(similar.key(_text(samples, similar.spoken)), len(first))
-    _, drawn = split.holdout(len(first), holdout, seed, said_as="--eval")
-    chosen = set(drawn.tolist())
+        group = first.setdefault(similar.key(_text(samples, similar.spoken)), len(first))
+        if group == len(sizes):
+            sizes.append(0)
+        sizes[group] += 1
+    chosen, asked = split.whole_groups(sizes, holdout, seed, said_as="--eval")
     counts = [0, 0]
     left_out = LeftOut(skip=True)
     with write.writer(train) as put_train, write.writer(evaluation) as put_eval:
@@ -175,7 +182,8 @@ def into_two(
             (put_eval if taken else put_train)(row.value)
             counts[taken] += 1
     copies = sum(counts) - len(first)
-    return {"train": counts[0], "eval": counts[1], "copies": copies, **left_out.report()}
+    made = {"train": counts[0], "eval": counts[1], "asked": asked, "copies": copies}
+    return {**made, **left_out.report()}
 
 
 # ---------------------------------------------------------------- mix

@@ -46,6 +46,8 @@ class Look(NamedTuple):
     """Tokens that are no text, by id."""
     sides: Sequence[str] = ()
     """What the examples of an item of several are called."""
+    measured: frozenset[str] = frozenset()
+    """Those of the sides that are not trained on, but measured for the others."""
     cut: Callable[[int], Encoded | None] | None = None
     """Encodes the sample of an item without a limit; None: nothing was cut."""
     margin: Callable[[int], float] = lambda item: 0.0
@@ -54,12 +56,20 @@ class Look(NamedTuple):
     """Items of one row are parts of one document, which goes on from each to the next."""
 
 
-def summary(data: Dataset) -> dict[str, Any]:
-    """Counts, lengths and what was left out, as plain data."""
+def summary(data: Dataset, measured: Sequence[int] = ()) -> dict[str, Any]:
+    """Counts, lengths and what was left out, as plain data.
+
+    Args:
+        data: All items.
+        measured: Which examples of each item are not trained on, but measured for the others; their
+            answers count as `measured_tokens`.
+    """
     report = data.report
     lengths = data.lengths
     tokens = int(lengths.sum())
-    trained = int(report["trained"])
+    answers = (data[item][number].weights_T for number in measured for item in range(len(data)))
+    seen = sum(int(np.count_nonzero(weights_T)) for weights_T in answers)
+    trained = int(report["trained"]) - seen
     marks = (0, 50, 90, 99, 100)
     cut = np.percentile(lengths, marks, method="nearest").tolist() if len(data) else [0] * 5
     return {
@@ -69,6 +79,7 @@ def summary(data: Dataset) -> dict[str, Any]:
         "tokens": tokens,
         "trained_tokens": trained,
         "trained_share": round(trained / max(tokens, 1), 4),
+        "measured_tokens": seen,
         "truncated_tokens": report["truncated"],
         "left_out": report["bad_rows"] + report["left_out"] + report["refused"],
         "lengths": dict(zip(("min", "median", "p90", "p99", "max"), map(int, cut), strict=True)),
@@ -133,13 +144,16 @@ def _shown(
     ids_T, weights_T = example
     whole_T = _whole(item, number, len(data[item]), look)
     before, after = _goes_on(data, item) if look.blocks else (False, False)
-    found = spans(ids_T, weights_T, look, show_cuts.gaps(ids_T, whole_T))
+    measured = side in look.measured
+    marks_T = np.zeros_like(weights_T) if measured else weights_T
+    found = spans(ids_T, marks_T, look, show_cuts.gaps(ids_T, whole_T))
     gap = [Span(CUT, 0.0, "cut")]
     found = [*(gap if before else []), *found, *(gap if after else [])]
     return {
         "row": item,
         "where": data.where(item),
         "side": side,
+        "measured": measured,
         "margin": look.margin(item),
         "ids": ids_T.tolist(),
         "weights": weights_T.tolist(),

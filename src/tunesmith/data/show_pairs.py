@@ -56,7 +56,13 @@ def _untrained(spans: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _counts(row: Mapping[str, Any]) -> str:
-    trained = sum(weight > 0 for weight in row["weights"])
+    """Tokens in all, and what becomes of those with a weight; one below 0 is trained too."""
+    counted = sum(weight != 0 for weight in row["weights"])
     whole = row["tokens_before_cut"]
     of = f" of {whole:,}" if whole > len(row["ids"]) else ""
-    return f"{len(row['ids']):,}{of} tokens, {trained:,} trained"
+    what = "trained"
+    if row["measured"]:
+        what = "measured, none trained"
+    elif any(weight < 0 for weight in row["weights"]):
+        what = "trained as undesirable (weight below 0)"
+    return f"{len(row['ids']):,}{of} tokens, {counted:,} {what}"

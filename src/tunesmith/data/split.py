@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from tunesmith.data.blocks import documents
@@ -74,12 +77,89 @@ def holdout(
     Raises:
         DataError: D208, neither side may be empty.
     """
-    if config.count is not None:
-        taken = config.count
-    else:
+    taken = _asked(n, config, said_as)
+    drawn = permutation(n, seed, 0, "holdout")
+    return np.sort(drawn[taken:]), np.sort(drawn[:taken])
+
+
+def _asked(n: int, config: Holdout, said_as: str) -> int:
+    """How many of `n` rows are asked for.
+
+    Raises:
+        DataError: D208, none or all of them.
+    """
+    taken = config.count
+    if taken is None:
         taken = max(1, round(n * (config.fraction or 0.0)))
     if not 0 < taken < n:
         asked = f"count: {config.count}" if config.count is not None else f"{config.fraction:g}"
         raise _empty(f"{said_as} asks for {taken:,} of {n:,} rows ({asked})", said_as)
-    drawn = permutation(n, seed, 0, "holdout")
-    return np.sort(drawn[taken:]), np.sort(drawn[:taken])
+    return taken
+
+
+def whole_groups(
+    sizes: Sequence[int], config: Holdout, seed: int, said_as: str = EVAL
+) -> tuple[set[int], int]:
+    """Groups of rows whose evaluation rows are as many as asked for, or as nearly as groups that
+    stay whole allow; and how many rows were asked for.
+
+    Groups are taken in the order drawn as long as they fit, which is the draw of `holdout` where
+    each has one row. Where that falls short, their sizes are chosen first.
+
+    Args:
+        sizes: Rows of each group.
+        config: A count, or a fraction (rounded, at least one row) of all rows.
+        seed: The run's seed.
+        said_as: What the user wrote to ask for it, for messages.
+
+    Raises:
+        DataError: D208, neither side may be empty; all rows are of one group.
+    """
+    total = sum(sizes)
+    wanted = _asked(total, config, said_as)
+    if len(sizes) == 1:
+        what = f"all {total:,} rows are equal, and equal rows stay on one side"
+        raise DataError("D208", what, where=said_as, fix="split data with different rows")
+    drawn = permutation(len(sizes), seed, 0, "holdout").tolist()
+    chosen, left = set[int](), wanted
+    for group in drawn:
+        if sizes[group] <= left:
+            chosen.add(group)
+            left -= sizes[group]
+        if not left:
+            return chosen, wanted
+    of_size = _nearest(Counter(sizes), wanted)
+    if sum(size * count for size, count in of_size.items()) == wanted - left:
+        return chosen, wanted
+    chosen = set()
+    for group in drawn:
+        if of_size.get(sizes[group], 0):
+            of_size[sizes[group]] -= 1
+            chosen.add(group)
+    return chosen, wanted
+
+
+def _nearest(groups: Counter[int], wanted: int) -> dict[int, int]:
+    """How many groups of each size make the sum nearest to `wanted` that leaves neither side empty;
+    of two as near the smaller one. A subset sum, its reachable sums as the bits of one integer."""
+    total = sum(size * count for size, count in groups.items())
+    below_total = (1 << total) - 1
+    steps: list[tuple[int, int, int]] = []  # size, groups of it, sums reachable without them
+    sums = 1
+    for size, count in sorted(groups.items()):
+        part = 1
+        while count:  # 1, 2, 4 … groups at once, so that few steps make any number of them
+            part = min(part, count)
+            steps.append((size, part, sums))
+            sums = (sums | sums << size * part) & below_total
+            count, part = count - part, part * 2
+    lower = (sums & ((2 << wanted) - 1)).bit_length() - 1
+    above = sums >> wanted
+    upper = wanted + (above & -above).bit_length() - 1 if above else total
+    left = lower if lower and (not above or wanted - lower <= upper - wanted) else upper
+    found: Counter[int] = Counter()
+    for size, part, before in reversed(steps):
+        if not before >> left & 1:
+            found[size] += part
+            left -= size * part
+    return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import DataError
 from tunesmith.stages.pairs_impl import answers, limits, summed
 from tunesmith.stages.sft import example
-from tunesmith.templates.fit import fit
+from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import cut_answer, length
 from tunesmith.types import Conversation, Encoded, Example, Feedback, Loss, Parts, Term
 
@@ -68,9 +68,10 @@ def fitted(sample: Feedback, parts: Parts) -> tuple[list[EncodedTurn], int] | En
         return turns, 0
     if parts.on_overlength != "truncate":
         return Encoded(problem=problem, policy=parts.on_overlength)
-    fitted = fit(talk, lambda c: encode(c)[-1:], parts.template.tokenizer, limits(parts))
+    how = (lambda c: encode(c)[-1:], parts.template.tokenizer, limits(parts))
+    fitted = fit(talk, *how)
     if not fitted:
-        problem = f"the prompt alone does not fit data.max_length = {parts.max_length} tokens"
+        problem = misfit(talk, *how)
         return Encoded(problem=problem, policy="skip")
     return fitted[-1], whole - length(fitted[-1])
 

@@ -14,7 +14,7 @@ import numpy as np
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain
 from tunesmith.stages.sft import example
-from tunesmith.templates.fit import fit
+from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Term
 
@@ -125,9 +125,10 @@ def _truncated(sample: Preference, parts: Parts, sides: list[list[EncodedTurn]])
     fitted = []
     for answer in (sample.chosen, sample.rejected):
         talk = _conversation(sample, answer)
-        found = fit(talk, lambda c: _render(c, parts)[-1:], parts.template.tokenizer, limits(parts))
+        how = (lambda c: _render(c, parts)[-1:], parts.template.tokenizer, limits(parts))
+        found = fit(talk, *how)
         if not found:
-            problem = f"the prompt alone does not fit data.max_length = {parts.max_length} tokens"
+            problem = misfit(talk, *how)
             return Encoded(problem=problem, policy="skip")
         fitted.append(found[-1])
     prompts = [turns[-1].prompt_ids for turns in fitted]

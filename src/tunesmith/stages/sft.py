@@ -11,7 +11,7 @@ import numpy as np
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain, neftune, token_loss
 from tunesmith.templates.base import EncodedTurn
-from tunesmith.templates.fit import fit
+from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Batch, Conversation, Encoded, Example, Loss, Parts
 
@@ -103,9 +103,7 @@ class SftStage(Plain):
                 return Encoded(problem=problem, policy=self.parts.on_overlength)
             fitted = fit(sample, self._encode_one, self.template.tokenizer, self.limits)
             if not fitted:
-                said = (
-                    f"the prompt alone does not fit: {problem}, data.truncation {self.limits.rule}"
-                )
+                said = misfit(sample, self._encode_one, self.template.tokenizer, self.limits)
                 return Encoded(problem=said, policy="skip")
             sequences = fitted
         examples = tuple(example(turns) for turns in sequences)

@@ -9,6 +9,7 @@ are those of older systems (see `truncate`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tunesmith.errors import DataError
 from tunesmith.templates import truncate
@@ -39,6 +40,27 @@ def fit(
         return _newest_rounds_head(conversation, encode, limits)
     made = [truncate.cut(turns, limits) for turns in encode(conversation)]
     return [turns for turns in made if _says_something(turns)] or None
+
+
+def misfit(conversation: Conversation, encode: Encode, tokenizer: Tokenizer, limits: Limits) -> str:
+    """Why `fit` leaves nothing of a conversation: the limit without which something would be left,
+    and the tokens that break it."""
+    fits = lambda **changed: fit(conversation, encode, tokenizer, replace(limits, **changed))
+    rule = f"data.truncation {limits.rule}"
+    if (limit := limits.max_prompt_length) is not None and fits(max_prompt_length=None):
+        longest = max(len(turn.prompt_ids) for turns in encode(conversation) for turn in turns)
+        said = f"{longest} tokens in a prompt, but data.max_prompt_length is {limit}"
+        return f"the prompt alone does not fit: {said}, {rule}"
+    if (limit := limits.max_answer_length) is not None and fits(max_answer_length=None):
+        return f"no word of the answer is left: data.max_answer_length is {limit}, {rule}"
+    part = conversation
+    if limits.rule.startswith("newest_rounds"):  # earlier rounds went already
+        system, rounds = split_rounds(conversation.messages)
+        part = Conversation(system + rounds[-1], conversation.tools)
+    turns = (_tried(encode, part) or encode(conversation))[-1]
+    prompt = length(turns) - len(turns[-1].completion_ids)
+    said = f"{prompt} tokens, but data.max_length is {limits.max_length}, for the answer too"
+    return f"the prompt alone does not fit: {said}, {rule}"
 
 
 def _says_something(turns: Turns) -> bool:
