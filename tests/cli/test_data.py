@@ -292,3 +292,25 @@ def test_what_is_left_out_names_the_limit_that_bites(row, tmp_path, capsys):
     out = capsys.readouterr().out
     [line] = [line for line in out.splitlines() if line.startswith("left out")]
     assert "tokens in a prompt, but data.max_prompt_length is 14" in line
+
+
+HISTORY = """{% for m in messages %}{% if m.role == "assistant" %}\
+{% if loop.last %}<ANSWER>{% endif %}{{ m.content }}<|im_end|>{% else %}\
+U: {{ m.content }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}<ANSWER>{% endif %}"""
+
+
+@pytest.mark.parametrize("verb", ["inspect", "check"])
+def test_notes_of_the_template_are_told_as_a_training_tells_them(verb, file, tmp_path, capsys):
+    words = ["data", verb, str(file), "data.max_length=256"]
+    main([*words, "data.template=baichuan"])
+    said = capsys.readouterr().err
+    assert "note    `<reserved_103>` is no token of this model: it is written as plain text" in said
+    main([*words, "data.template=vanilla"])
+    assert "note    this template shows no history: one example per" in capsys.readouterr().err
+    own = tmp_path / "own.jinja"
+    own.write_text(HISTORY)
+    main([*words, f"data.template={own}"])
+    assert "note    this template rewrites history: one example per" in capsys.readouterr().err
+    main(words)
+    assert "note    " not in capsys.readouterr().err

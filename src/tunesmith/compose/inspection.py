@@ -211,5 +211,8 @@ def _encoded(recipe: Recipe, progress: Any) -> tuple[Recipe, Stage, Dataset, Dat
     directory = origin.tokenizer_dir
     factory = data.encoder_factory(recipe, directory)
     stage = factory.build()
+    if progress is not None:
+        for note in stage.template.notes:  # as a training says them
+            progress("note", note)
     maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
     return recipe, stage, *data.datasets(recipe, maker, stage, progress)

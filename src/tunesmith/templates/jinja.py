@@ -63,17 +63,21 @@ class JinjaTemplate(Template):
                 self.run([as_dict(ask), as_dict(answer)], (), False)
             except DataError:
                 raise _unusable(self.name, error.why) from None
-        thought = as_dict(Message("assistant", (Thinking("Reason"), Text("Answer."))))
-        self.inline_thoughts = "Reason" not in self.run([as_dict(ask), thought], (), False)
+        reasoned = Message("assistant", (Thinking("Reason"), Text("Answer.")))
+        self.inline_thoughts = "Reason" not in self.run(
+            [as_dict(ask), as_dict(reasoned)], (), False
+        )
         self._empty_system = self._has_default_system(ask)
         self.text_arguments = self._wants_text_arguments(ask)
         notes = ["it writes a date: always 26 Jul 2024"] if "strftime_now" in self.source else []
         self._learn_completion(RenderedChat(self, (ask, answer), ()), notes)
         self.rewrites_history = self._rewrites(ask, answer, ask, answer)
         if self.rewrites_history:
-            notes.append("earlier turns change once later ones follow: each is its own example")
+            notes.append("this template rewrites history: one example per trained turn")
         elif self._rewrites(Message.of("system", "Be brief."), ask, answer, ask, answer):
             notes.append("the system prompt moves to the last turn: each turn is its own example")
+        elif self._rewrites(ask, reasoned, ask, reasoned):
+            notes.append("this template drops earlier reasoning: then one example per trained turn")
         self.notes = tuple(notes)
 
     def _rewrites(self, *messages: Message) -> bool:

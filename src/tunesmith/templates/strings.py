@@ -51,6 +51,9 @@ class StringTemplate(Template):
         self.stop_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         self.add_stops([*format.stop_strings, *([call_end] if call_end else [])])
         self.rewrites_history = not format.history
+        if self.rewrites_history:
+            said = "this template shows no history: one example per round"
+            self.notes = (*self.notes, said)
         self.jinja = self.jinja_for(None)
 
     def jinja_for(self, system: str | None) -> str:
