@@ -48,7 +48,7 @@ def gaps(
             made, at = whole, placed
         else:
             made = encode(uncut)
-            at = _each(made, whole, placed, lambda *turns: _newest(*turns, controls))
+            at = _each(made, whole, placed, lambda a, b, c: _newest(a, b, c, controls))
         return at if part == uncut else _each(encode(part), made, at, _shorter)
 
     fitted = fit(own, places, tokenizer, limits) or []
