@@ -132,6 +132,9 @@ class Encoded(NamedTuple):
     """Empty, or why this row can't be trained (shown to the user with file and line)."""
     policy: Literal["row", "skip", "error"] = "row"
     """What a problem does: as data.on_bad_row says, leave out and list, or stop."""
+    gaps: Callable[[], Sequence[Mapping[int, int]]] | None = None
+    """Computes, for each example, how many tokens were cut away in front of which of its tokens
+    (in front of its length: at its end); None: nothing was cut."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, strategies as st
 
-from tunesmith.data import decode, mend, read, repair
+from tunesmith.data import decode, mend, read, repair, texts
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import Source
 
@@ -52,6 +52,15 @@ def test_one_kind_of_damage(tmp_path, raw, kind):
     assert rows == [ROW]
     assert found["repairs"] == {kind: 1}
     assert found["rejected"] == 0
+
+
+def test_what_is_mended_has_no_hidden_characters_any_more(tmp_path):
+    row = {"instruction": "a\u202eb\u200b\x01", "output": "c\x0cd \u1780\u200b\u1780"}
+    found, rows = mended(tmp_path, json.dumps(row))
+    assert rows == [{"instruction": "ab", "output": "c d \u1780\u200b\u1780"}]
+    assert found["repairs"] == {"invisible or control characters removed": 2}
+    left = texts.check(Source(str(tmp_path / "out.jsonl")))
+    assert {one.level for one in left} == {"OK"}
 
 
 def test_an_object_over_several_lines_among_others(tmp_path):
@@ -152,4 +161,5 @@ def test_a_real_file_that_breaks_off(shared_data, tmp_path):
         list(read.rows(path))
     found = repair.repair(Source(str(path)), tmp_path / "out.jsonl")
     assert (found["rows"], found["written"]) == (2801, 2799)
-    assert found["repairs"] == {"end of the array mended": 1}
+    hidden = {"invisible or control characters removed": 19}
+    assert found["repairs"] == {"end of the array mended": 1, **hidden}

@@ -32,6 +32,13 @@ def convert_tokenizer(
     if pattern is not None and patterns.named(pattern) is None:
         raise ConfigError("C221", f"no rule is called `{pattern}`", where="--pattern",
                           fix=f"known: {patterns.known()}")  # fmt: skip
+    if (source / convert.TARGET).is_file() and convert.find(source) is None:
+        raise ConfigError(
+            "C212",
+            f"{source} has a {convert.TARGET} already, and nothing to convert",
+            where=str(source),
+            fix=f"use the folder as it is: model.tokenizer={source}",
+        )
     folder = out or (source.parent if source.is_file() else source)
     if (folder / convert.TARGET).exists() and not yes:
         raise ConfigError(

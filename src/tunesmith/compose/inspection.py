@@ -24,8 +24,6 @@ STAGES: dict[type, str] = {
 """The stage that a file of such samples is looked at for, where no recipe names one."""
 
 
-NO_LIMIT = 1 << 30
-"""A length in tokens that no row has."""
 SIDES: dict[tuple[type, ...], tuple[str, str]] = {
     (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
 }
@@ -63,7 +61,13 @@ def _joined(encoded: list[Encoded]) -> Encoded:
         return problem
     examples = tuple(example for one in encoded for example in one.examples)
     cut = any(one.cut_answer for one in encoded)
-    return Encoded(examples, sum(one.truncated for one in encoded), cut_answer=cut)
+    none = lambda one: [{} for _ in one.examples]
+    return Encoded(
+        examples,
+        sum(one.truncated for one in encoded),
+        cut_answer=cut,
+        gaps=lambda: [gap for one in encoded for gap in (one.gaps() if one.gaps else none(one))],
+    )
 
 
 def stage_for(overrides: Sequence[str], say: Any = None) -> str:
@@ -113,7 +117,7 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
             {id: token for token, id in tokenizer.added.items()},
             sides,
             frozenset(sides[number] for number in measured),
-            cut=_uncut(recipe, stage, train),
+            cut=_again(recipe, stage, train),
             margin=_margins(recipe, train),
             blocks=stage.sample == (Document,),
         ),
@@ -141,19 +145,15 @@ def check(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     return {"findings": [one.as_dict() for one in found], "problems": train.report["skipped"]}
 
 
-def _uncut(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], Encoded | None] | None:
-    """Encodes the sample of an item once more, without a limit, where rows were cut."""
+def _again(recipe: Recipe, stage: Stage, train: Dataset) -> Callable[[int], Encoded | None] | None:
+    """Encodes the sample of an item once more, which tells where it was cut; where rows were."""
     if not train.report["truncated"]:
         return None
-    limitless = replace(
-        recipe.data, max_length=NO_LIMIT, max_prompt_length=None, max_answer_length=None
-    )
-    whole = data.changed(recipe, limitless)
-    factory = data.encoder_factory(whole, stage.template.tokenizer.path)
+    factory = data.encoder_factory(recipe, stage.template.tokenizer.path)
     maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
 
     def encoded(item: int) -> Encoded | None:
-        sample = _sample(whole, train, item)
+        sample = _sample(recipe, train, item)
         return None if sample is None else maker()([sample])[0]
 
     return encoded

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from tunesmith.data import decode
+from tunesmith.data import decode, unseen
 from tunesmith.data.json_rows import FORGIVING, Refusal, decode as strict
 
 _TRAILING = re.compile(r'("(?:[^"\\]|\\.)*")|,(\s*[}\]])', re.DOTALL)
@@ -123,7 +123,7 @@ def _parsed(text: str, *, lenient: bool) -> tuple[Any, int]:
 
 
 def _clean(value: Any, done: Counter[str]) -> Any:
-    """Strings without NUL and halves of characters; mojibake undone."""
+    """Strings without NUL and halves of characters, cleaned."""
     if isinstance(value, dict):
         return {_clean(k, done): _clean(v, done) for k, v in value.items()}
     if isinstance(value, list):
@@ -136,9 +136,16 @@ def _clean(value: Any, done: Counter[str]) -> Any:
     if _HALF.search(value):
         done["halves of characters removed"] += 1
         value = _HALF.sub("", value)
-    if (meant := decode.unmangled(value)) != value:
+    return cleaned(value, done)
+
+
+def cleaned(text: str, done: Counter[str]) -> str:
+    """A text with mojibake undone, without characters that `data check` finds fault with."""
+    if (meant := decode.unmangled(text)) != text:
         done["mojibake undone"] += 1
-    return meant
+    if (seen := unseen.without(meant)) != meant:
+        done["invisible or control characters removed"] += 1
+    return seen
 
 
 def elements(text: str) -> Iterator[tuple[int, str]]:

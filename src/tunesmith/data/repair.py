@@ -120,11 +120,10 @@ def _rows(path: Path, repairs: Counter[str], rejected: list[Rejected]) -> Iterat
 
 def _texts(stream: BinaryIO, path: Path, repairs: Counter[str]) -> Iterator[Row]:
     for number, text in decode.lines(stream, repairs):
-        if not text.strip():
+        meant = mend.cleaned(text, repairs)
+        if not meant.strip():
             repairs["empty rows removed"] += 1
             continue
-        if (meant := decode.unmangled(text)) != text:
-            repairs["mojibake undone"] += 1
         yield Row(meant, str(path), number)
 
 
@@ -218,9 +217,9 @@ def _table(
             reason = f"{len(values)} fields, but {len(columns)} columns"
             rejected.append(Rejected(line, "D110", reason, delimiter.join(values)))
         else:
-            row = {}
-            for name, value in zip(columns, values, strict=True):
-                row[name] = decode.unmangled(value)
-                repairs["mojibake undone"] += row[name] != value
+            row = {
+                name: mend.cleaned(value, repairs)
+                for name, value in zip(columns, values, strict=True)
+            }
             yield Row(row, str(path), line)
         line = reader.line_num + 1

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunesmith.data import read, show_cuts
+from tunesmith.data import read
 from tunesmith.data.formats import base as formats
 from tunesmith.data.store import Dataset
 from tunesmith.data.unseen import printable
@@ -49,7 +49,7 @@ class Look(NamedTuple):
     measured: frozenset[str] = frozenset()
     """Those of the sides that are not trained on, but measured for the others."""
     cut: Callable[[int], Encoded | None] | None = None
-    """Encodes the sample of an item without a limit; None: nothing was cut."""
+    """Encodes the sample of an item once more; None: nothing was cut."""
     margin: Callable[[int], float] = lambda item: 0.0
     """By how much the chosen answer of an item is better, if its row says so."""
     blocks: bool = False
@@ -142,11 +142,11 @@ def _shown(
     data: Dataset, item: int, number: int, side: str, example: Example, look: Look
 ) -> dict[str, Any]:
     ids_T, weights_T = example
-    whole_T = _whole(item, number, len(data[item]), look)
+    gaps = _gaps(item, number, len(data[item]), look)
     before, after = _goes_on(data, item) if look.blocks else (False, False)
     measured = side in look.measured
     marks_T = np.zeros_like(weights_T) if measured else weights_T
-    found = spans(ids_T, marks_T, look, show_cuts.gaps(ids_T, whole_T))
+    found = spans(ids_T, marks_T, look, gaps)
     gap = [Span(CUT, 0.0, "cut")]
     found = [*(gap if before else []), *found, *(gap if after else [])]
     return {
@@ -158,17 +158,17 @@ def _shown(
         "ids": ids_T.tolist(),
         "weights": weights_T.tolist(),
         "text": look.decode(ids_T.tolist()),
-        "tokens_before_cut": len(ids_T) if whole_T is None else len(whole_T),
+        "tokens_before_cut": len(ids_T) + sum(gaps.values()),
         "spans": [span._asdict() for span in found],
     }
 
 
-def _whole(item: int, number: int, count: int, look: Look) -> np.ndarray | None:
-    """The ids of an example before it was cut; None where that is not known, or nothing was."""
+def _gaps(item: int, number: int, count: int, look: Look) -> Mapping[int, int]:
+    """Where tokens of an example were cut away; nowhere if nothing was, or it is not known."""
     made = look.cut(item) if look.cut is not None else None
-    if made is None or len(made.examples) != count:
-        return None
-    return made.examples[number].ids_T
+    if made is None or made.gaps is None or len(made.examples) != count:
+        return {}
+    return made.gaps()[number]
 
 
 def _goes_on(data: Dataset, item: int) -> tuple[bool, bool]:

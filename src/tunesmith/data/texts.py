@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from tunesmith.data import decode, read
 from tunesmith.data.check import Finding, Level
+from tunesmith.data.unseen import CONTROL, HIDDEN
 from tunesmith.recipe.sections import Source
 
 MENDS = "tunesmith data check --fix"
-_CONTROL = re.compile("[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]")
-_HIDDEN = re.compile("[\ufeff\u200b\u2060\u202a-\u202e\u2066-\u2069]")
 
 
 def check(source: Source) -> tuple[Finding, ...]:
@@ -30,8 +28,10 @@ def check(source: Source) -> tuple[Finding, ...]:
     return (
         _finding("encoding", "replacement characters (U+FFFD): text was lost", found["lost"], rows),
         _finding("mojibake", f"text decoded wrongly, like `Ã©` ({MENDS})", found["mojibake"], rows),
-        _finding("control characters", "control characters", found["control"], rows),
-        _finding("hidden characters", "BOMs or invisible characters", found["hidden"], rows),
+        _finding("control characters", f"control characters ({MENDS})", found["control"], rows),
+        _finding(
+            "hidden characters", f"BOMs or invisible characters ({MENDS})", found["hidden"], rows
+        ),
     )
 
 
@@ -55,14 +55,14 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _kinds(text: str) -> Iterator[str]:
     if text.isascii():  # nearly all there is, and quick to tell
-        if _CONTROL.search(text):
+        if CONTROL.search(text):
             yield "control"
         return
     if "\ufffd" in text:
         yield "lost"
     if decode.is_mojibake(text):
         yield "mojibake"
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         yield "control"
-    if _HIDDEN.search(text):
+    if HIDDEN.search(text):
         yield "hidden"

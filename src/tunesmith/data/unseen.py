@@ -12,6 +12,20 @@ _UNSEEN = re.compile(
     "\\u2060-\\u206f\\ud800-\\udfff\\ue000-\\uf8ff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e0fff]"
 )
 
+CONTROL = re.compile("[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]")
+"""Control characters that no text needs."""
+HIDDEN = re.compile(
+    "[\ufeff\u2060\u202a-\u202e\u2066-\u2069]|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"
+)
+"""BOMs and what hides or turns text around; U+200B parts the words of Thai, Lao, Burmese and Khmer,
+and is left there."""
+
+
+def without(text: str) -> str:
+    """The text without these; a form feed or vertical tab becomes the space that it stands for."""
+    text = text.replace("\x0b", " ").replace("\x0c", " ")
+    return HIDDEN.sub("", CONTROL.sub("", text))
+
 
 def printable(text: str) -> str:
     """Data must not steer the terminal or turn text around: such characters are shown, not sent."""

@@ -14,6 +14,7 @@ import numpy as np
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain
 from tunesmith.stages.sft import example
+from tunesmith.templates import missing
 from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import Limits, length
 from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Term
@@ -141,7 +142,17 @@ def _truncated(sample: Preference, parts: Parts, sides: list[list[EncodedTurn]])
     cut = sum(map(length, sides)) - sum(map(length, fitted))
     pairs = zip(sides, fitted, strict=True)
     shorter = any(len(b[-1].completion_ids) < len(a[-1].completion_ids) for a, b in pairs)
-    return Encoded(tuple(map(example, fitted)), cut, cut_answer=shorter)
+    gaps = lambda: _gaps(sample, parts)
+    return Encoded(tuple(map(example, fitted)), cut, cut_answer=shorter, gaps=gaps)
+
+
+def _gaps(sample: Preference, parts: Parts) -> list[dict[int, int]]:
+    """Where tokens of chosen and of rejected were cut away."""
+    talks = [_conversation(sample, answer) for answer in (sample.chosen, sample.rejected)]
+    encode = lambda c: _render(c, parts)[-1:]
+    return [
+        missing.gaps(talk, encode, parts.template.tokenizer, limits(parts))[-1] for talk in talks
+    ]
 
 
 def _sequence(sample: Preference, answer: tuple[Message, ...], parts: Parts) -> list[EncodedTurn]:

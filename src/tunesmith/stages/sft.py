@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.stages.base import Plain, neftune, token_loss
+from tunesmith.templates import missing
 from tunesmith.templates.base import EncodedTurn
 from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import Limits, length
@@ -107,9 +109,16 @@ class SftStage(Plain):
                 return Encoded(problem=said, policy="skip")
             sequences = fitted
         examples = tuple(example(turns) for turns in sequences)
+        cut = whole - sum(map(length, sequences))
         return Encoded(
-            examples, whole - sum(map(length, sequences)), cut_answer=_trained(sequences) < trained
+            examples,
+            cut,
+            cut_answer=_trained(sequences) < trained,
+            gaps=partial(self._gaps, sample) if cut else None,
         )
+
+    def _gaps(self, sample: Conversation) -> tuple[dict[int, int], ...]:
+        return missing.gaps(sample, self._encode_one, self.template.tokenizer, self.limits)
 
     def _encode_one(self, sample: Conversation) -> list[list[EncodedTurn]]:
         return self.template.encode_batch(self._render(sample))
