@@ -59,7 +59,8 @@ def test_pairs_show_how_far_they_are_from_their_reference(capsys, monkeypatch):
 
 def test_pairs_before_the_first_step_tie(capsys):
     line = {"eval_loss": 0.6931, "eval_rewards/accuracies": 0.0, "eval_rewards/chosen": 0.0,
-            "eval_rewards/rejected": 0.0, "eval_kl/chosen": 0.0, "eval_kl/rejected": 0.0}  # fmt: skip
+            "eval_rewards/rejected": 0.0, "eval_kl/chosen": 0.0,
+            "eval_kl/rejected": 0.0}  # fmt: skip
     shown = progress.Terminal()
     shown.metrics({"step": 0, **line})
     shown.metrics({"step": 5, **line, "eval_rewards/chosen": 0.1, "eval_rewards/accuracies": 0.75})

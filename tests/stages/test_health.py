@@ -20,7 +20,7 @@ def looked(health: Health, kls: list[float]) -> None:
 
 def test_it_is_said_again_when_it_doubles_and_when_it_comes_back(said):
     health = Health("warn", 10.0, said.append)
-    looked(health, [5, 11, 12, 21, 22, 23, 43, 9, 11])
+    looked(health, [5, 11, 12, 22, 23, 30, 44, 9, 11])
     assert [text.split(":")[0] for text in said] == ["step 1", "step 3", "step 6", "step 8"]
 
 

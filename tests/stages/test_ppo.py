@@ -211,7 +211,12 @@ def test_a_red_line_warns_or_stops(tiny_model, tmp_path):
     assert [
         f"stage: step {one['step']}: {one['text']}" for one in kept if one["line"] == "kl"
     ] == told
-    assert lines.summary["remarks"][0] == "KL went beyond its line of 0.0001 nats from step 4 on"
+    remarks = lines.summary["remarks"]
+    assert "KL went beyond its line of 0.0001 nats from step 4 on" in remarks
+    saved = [line["reward_std"] for line in run.metrics() if "reward_std" in line]
+    assert len(saved) == 12
+    assert all(value >= 0 for value in saved)
+    assert max(saved) > 0
     with pytest.raises(RunError) as caught:
         train(tiny_model, tmp_path, {**stage, "on_health": "stop"}, "stopped", **changes)
     assert caught.value.code == "R245"
