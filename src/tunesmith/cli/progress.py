@@ -154,6 +154,8 @@ def _ranked(line: dict[str, Any]) -> str:
     """How many pairs stand the right way round; before DPO's first step none stands any way."""
     if "eval_kl/chosen" in line and line["eval_rewards/chosen"] == line["eval_rewards/rejected"]:
         return " · all pairs tie, the model is its reference"
+    if "eval_kl/chosen" in line and line["step"] == 0:
+        return ""  # rounding alone ranks them
     return f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
 
 
