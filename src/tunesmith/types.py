@@ -342,6 +342,9 @@ class Stage(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Loss: ...
     def state(self) -> dict[str, Any]: ...
     def load_state(self, state: dict[str, Any]) -> None: ...
+    def remarks(self) -> list[str]:
+        """What is said of the training once it has ended."""
+        ...
 
 
 class Generator(Protocol):
@@ -369,3 +372,5 @@ class Run(Protocol):
     scorer: Callable[[str], Callable] | None
     teacher: Any
     """Loads a language model by name."""
+    directory: Any
+    """The run's directory, which keeps its events."""

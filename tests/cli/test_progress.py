@@ -57,6 +57,28 @@ def test_pairs_show_how_far_they_are_from_their_reference(capsys, monkeypatch):
     assert last.endswith("KL +1.26 chosen, -30.50 rejected (nats, k1)")
 
 
+def test_pairs_before_the_first_step_tie(capsys):
+    line = {"eval_loss": 0.6931, "eval_rewards/accuracies": 0.0, "eval_rewards/chosen": 0.0,
+            "eval_rewards/rejected": 0.0, "eval_kl/chosen": 0.0,
+            "eval_kl/rejected": 0.0}  # fmt: skip
+    shown = progress.Terminal()
+    shown.metrics({"step": 0, **line})
+    shown.metrics({"step": 5, **line, "eval_rewards/chosen": 0.1, "eval_rewards/accuracies": 0.75})
+    shown.metrics({"step": 0, **line, "eval_rewards/chosen": 1e-4, "eval_rewards/accuracies": 0.44})
+    first, second, rounded = capsys.readouterr().err.splitlines()
+    assert "right way round" not in rounded
+    assert "all pairs tie, the model is its reference" in first
+    assert "right way round" not in first
+    assert "75% of pairs the right way round" in second
+
+
+def test_the_end_says_which_lines_were_crossed(capsys, tmp_path):
+    said = "KL went beyond its line of 30.9 nats from step 24 on"
+    for state in ("done", "stopped"):
+        progress.Terminal().done({"state": state, "step": 30, "path": tmp_path, "remarks": [said]})
+        assert f"health  {said}\n" in capsys.readouterr().err
+
+
 def test_the_end_says_how_long_it_took(capsys, tmp_path):
     summary = {"state": "done", "path": Path(tmp_path), "last_eval": None, "elapsed_s": 64.2}
     progress.Terminal().done(summary)

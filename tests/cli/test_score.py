@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from tunesmith import compose, recipe
 from tunesmith.cli.main import main
@@ -255,3 +256,16 @@ def test_a_classifier_that_transformers_saved_scores_as_there(tiny_model, tmp_pa
     with torch.no_grad():
         wanted = theirs(torch.from_numpy(encoded[0].ids_T).long()[None]).logits
     assert scorer.scores(encoded) == pytest.approx([float(wanted)], abs=1e-5)
+
+
+def test_scores_are_computed_in_the_type_the_weights_are_stored_in(runs, monkeypatch):
+    """Where sixteen bits are faster, too: scores are those of the weights."""
+    from tunesmith import platform
+
+    choose = platform.choose_dtype
+    monkeypatch.setattr(
+        platform, "choose_dtype", lambda dtype: "bfloat16" if dtype == "auto" else choose(dtype)
+    )
+    monkeypatch.setattr(platform, "device", lambda: "cpu")
+    for run in runs.values():
+        assert scoring.load(str(run.path)).model.hf.dtype == torch.float32

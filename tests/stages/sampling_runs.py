@@ -62,6 +62,10 @@ class Lines(compose.Display):
 
     def __init__(self):
         self.said: list[str] = []
+        self.summary: dict[str, Any] = {}
 
     def line(self, topic: str, text: str) -> None:
         self.said.append(f"{topic}: {text}")
+
+    def done(self, summary: dict[str, Any]) -> None:
+        self.summary = summary

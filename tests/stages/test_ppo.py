@@ -204,8 +204,19 @@ def test_a_red_line_warns_or_stops(tiny_model, tmp_path):
     stage = {"kind": "ppo", "rewards": LENGTH, "kl_limit": 1e-4, "num_ppo_epochs": 4}
     lines = Lines()
     changes = {"train": {"max_steps": 12}, "optim": {"learning_rate": 1e-2}}
-    train(tiny_model, tmp_path, stage, "warned", display=lines, **changes)
-    assert sum("KL to the reference" in said for said in lines.said) >= 1
+    run = train(tiny_model, tmp_path, stage, "warned", display=lines, **changes)
+    told = [said for said in lines.said if "KL to the reference" in said]
+    assert told
+    kept = [event for event in run.events() if event["kind"] == "red line"]
+    assert [
+        f"stage: step {one['step']}: {one['text']}" for one in kept if one["line"] == "kl"
+    ] == told
+    remarks = lines.summary["remarks"]
+    assert "KL went beyond its line of 0.0001 nats from step 4 on" in remarks
+    saved = [line["reward_std"] for line in run.metrics() if "reward_std" in line]
+    assert len(saved) == 12
+    assert all(value >= 0 for value in saved)
+    assert max(saved) > 0
     with pytest.raises(RunError) as caught:
         train(tiny_model, tmp_path, {**stage, "on_health": "stop"}, "stopped", **changes)
     assert caught.value.code == "R245"

@@ -49,7 +49,7 @@ class Terminal(Display):
                 if "eval_perplexity" in line:
                     text += f" · perplexity {line['eval_perplexity']:.4g}"
                 if "eval_rewards/accuracies" in line:
-                    text += f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
+                    text += _ranked(line)
                 if "eval_kl/chosen" in line:
                     chosen, rejected = line["eval_kl/chosen"], line["eval_kl/rejected"]
                     text += f" · KL {chosen:+.2f} chosen, {rejected:+.2f} rejected (nats, k1)"
@@ -74,6 +74,8 @@ class Terminal(Display):
 
     def done(self, summary: dict[str, Any]) -> None:
         path = summary["path"]
+        for remark in summary.get("remarks", ()):
+            self.line("health", remark)
         if summary["state"] == "stopped":
             output.log(f"stopped at step {summary['step']}, saved · go on with:")
             output.log(f"        tunesmith resume {shlex.quote(path.name)}")
@@ -146,6 +148,15 @@ def masked(ids: list[int], weights: list[float], decode: Any, colour: bool) -> s
 def _or_dash(show: Callable[[float], str], value: float | None) -> str:
     """A number, or a dash while it is not known."""
     return "–" if value is None else show(value)
+
+
+def _ranked(line: dict[str, Any]) -> str:
+    """How many pairs stand the right way round; before DPO's first step none stands any way."""
+    if "eval_kl/chosen" in line and line["eval_rewards/chosen"] == line["eval_rewards/rejected"]:
+        return " · all pairs tie, the model is its reference"
+    if "eval_kl/chosen" in line and line["step"] == 0:
+        return ""  # rounding alone ranks them
+    return f" · {line['eval_rewards/accuracies']:.0%} of pairs the right way round"
 
 
 def _beside(line: dict[str, Any]) -> str:

@@ -60,6 +60,8 @@ class Logged(Display):
 
     def done(self, summary: dict[str, Any]) -> None:
         self._keep(summary["state"], f"at step {summary['step']}")
+        for remark in summary.get("remarks", ()):
+            self._keep("health", remark)
         self.inner.done(summary)
 
     def _keep(self, topic: str, text: str) -> None:

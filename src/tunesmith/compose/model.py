@@ -252,7 +252,7 @@ def load(
         system = found.card().get("system")
     few_bits = quantising.chosen(quantize, found, recipe)
     config = dataclasses.replace(config, quantize=few_bits)
-    compute = _compute_type(dtype, found)
+    compute = compute_type(dtype, found)
     start = Origin(found, directory, "")
     hf = weights(start, config, dtype=compute, device=platform.device(), seed=0)
     template = templates.load(name, directory)
@@ -265,7 +265,7 @@ def load(
     return Loaded(model, template.tokenizer, template, system, description, top)
 
 
-def _compute_type(dtype: str, found: Source) -> str:
+def compute_type(dtype: str, found: Source) -> str:
     """`auto` resolved: bfloat16 on a CPU only for weights that are stored no better."""
     if dtype == "auto" and platform.device() == "cpu" and found.base:
         from tunesmith.models import info, load as loading

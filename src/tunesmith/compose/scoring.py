@@ -114,7 +114,8 @@ def load(
 
     Args:
         spec: What `source.locate` understands.
-        dtype: Compute type; auto: what this machine does fastest.
+        dtype: Compute type; auto: what this machine does fastest, but on a CPU float32 for weights
+            that are stored in it, as `model.load`.
         root: Where runs are looked for first.
         say: Is told (topic, text) what was chosen.
 
@@ -135,7 +136,7 @@ def load(
     from tunesmith.models import load as loading
     from tunesmith.models.language_model import LanguageModel
 
-    compute, device = platform.choose_dtype(dtype), platform.device()
+    compute, device = model.compute_type(dtype, found), platform.device()
     recipe, config = _recipe(found), ModelConfig(path=found.base)
     directory = tokenizer_dir(found)
     hf = _language_model(found, config, recipe, compute, device)

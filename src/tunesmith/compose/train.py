@@ -246,7 +246,10 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
     if run.step < run.total_steps:
         code = stopping.EXIT_OF_SIGNAL[run.stop_signal]
         directory.update(state="stopped", exit_code=code, **facts)
-        display.done({"state": "stopped", "step": run.step, "path": directory.path})
+        remarks = run.stage.remarks()
+        display.done(
+            {"state": "stopped", "step": run.step, "path": directory.path, "remarks": remarks}
+        )
         return
     best = run.best if run.recipe.eval.load_best_model_at_end else None
     if run.best is not None:
@@ -266,6 +269,7 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
             "last_eval": best.value if best else run.last_eval,
             "best_step": best.step if best else None,
             "elapsed_s": run.log.elapsed_s(),
+            "remarks": run.stage.remarks(),
         }
     )
 

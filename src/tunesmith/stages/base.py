@@ -51,6 +51,10 @@ class Plain:
     def load_state(self, state: dict[str, Any]) -> None:
         """Nothing to restore: what such a stage does is a function of the step."""
 
+    def remarks(self) -> list[str]:
+        """Nothing to say at the end."""
+        return []
+
 
 def build(config: Any, parts: Parts) -> Stage:
     """The stage that `config.kind` names.

@@ -50,6 +50,7 @@ def answer_metrics(batch: Batch, prefix: str = "rewards/") -> dict[str, Term]:
         "cut_share",
         "answer_kl",
         "kl_coef",
+        "reward_std",
         "explained_variance",
     )
     found = {

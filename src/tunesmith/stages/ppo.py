@@ -149,6 +149,7 @@ class PpoStage(rollouts.RolloutStage):
             "old_logprobs": old_NA[:, None],
             "answer_kl": kl_NA.sum(1)[:, None],
             "kl_coef": np.full((count, 1), self.kl.value, np.float32),
+            "reward_std": np.full((count, 1), _spread(scores.total_N), np.float32),
         }
         length = float(np.mean([one.tokens for one in answers]))
         explained = float(made.columns["explained_variance"][0, 0])
@@ -241,6 +242,11 @@ class PpoStage(rollouts.RolloutStage):
         super().load_state(state)
         self.kl.value = state["kl_coef"]
         self.moments = advantages.Moments(**state["moments"])
+
+
+def _spread(total_N: np.ndarray) -> float:
+    """Standard deviation of a round's rewards, over N − 1; 0 of a single answer."""
+    return float(total_N.std(ddof=1)) if len(total_N) > 1 else 0.0
 
 
 def _estimate(k1_NA: np.ndarray, estimator: str) -> np.ndarray:

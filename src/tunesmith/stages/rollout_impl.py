@@ -152,6 +152,7 @@ class RolloutStage(Plain):
         from tunesmith.tuners.base import keep_reference
 
         self._run, self.health.say = run, say
+        self.health.record = run.directory.append_event
         self._rewards = Rewards.build(self.config.rewards, run.scorer, say)
         config = self.config
         count, longest = self.answers_per_prompt, config.max_completion_length
@@ -256,17 +257,24 @@ class RolloutStage(Plain):
         }
         return Loss({"loss": term(-scores.total_N)}, metrics)
 
+    def remarks(self) -> list[str]:
+        return self.health.remarks()
+
     # ------------------------------------------------------------ checkpoints
 
     def state(self) -> dict[str, Any]:
         """The round in hand while updates of it are to come: its weights are gone."""
-        state: dict[str, Any] = {"first_length": self.health.first_length}
+        state: dict[str, Any] = {
+            "first_length": self.health.first_length,
+            "red_lines": self.health.history,
+        }
         if self._round is not None and self._left:
             state["round"] = self._round.state()
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.health.first_length = state["first_length"]
+        self.health.history = state.get("red_lines", {})  # older checkpoints have none
         self._round = Round.of(state["round"]) if "round" in state else None
 
 
