@@ -50,3 +50,19 @@ def test_mistral_takes_the_ids_of_calls_back(served, streams):
     for id in ids:
         assert f'"id": "{id}"' in prompt
         assert f'"call_id": "{id}"' in prompt
+
+
+def test_hermes_takes_tools_that_leave_out_what_openai_lets_them(served):
+    with served(HERMES, "No.") as (at, generator):
+        for function in (
+            {"name": "get_weather"},
+            {"name": "get_weather", "parameters": TOOL["function"]["parameters"]},
+        ):
+            tool = {"type": "function", "function": function}
+            at.openai.chat.completions.create(model="tiny", messages=ASK, tools=[tool])
+            assert "get_weather(" in generator.tokenizer.decode(generator.seen[-1].ids)
+        function["parameters"] = {"type": "object", "properties": 3}
+        body = {"messages": ASK, "tools": [{"type": "function", "function": function}]}
+        refused = at.post("/v1/chat/completions", body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tools"

@@ -184,3 +184,16 @@ def test_a_client_that_stops_reading_is_cut_off(scripted, monkeypatch):
             wait_for(lambda: generator.seen)
             wait_for(lambda: not generator.running)
         assert generator.cancelled
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-long": "x" * 100_000}, {f"x-{n}": "x" * 900 for n in range(40)}]
+)
+def test_headers_end_at_32_kb_in_one_write_too(tiny, headers):
+    refused = tiny.http.get("/v1/models", headers=headers)
+    assert refused.status_code == 431
+    assert refused.json()["error"]["tunesmith"] == "S116"
+    assert refused.headers["connection"] == "close"
+    address = tiny.http.get("/v1/models?" + "x" * 33_000)
+    assert address.status_code == 431
+    assert tiny.http.get("/v1/models", headers={"x-long": "x" * 30_000}).status_code == 200

@@ -38,6 +38,8 @@ PHRASES = {
     "D402": ("S111", "prompt"),
 }
 """Errors of the engine that are the request's fault, with ours and the field they speak of."""
+HEADER_BYTES = 32 * 1024
+"""Names and values of all headers of a request and its address, at most."""
 
 
 class Refusal(ServeError):
@@ -93,6 +95,11 @@ def queue_full(limit: int) -> Refusal:
         fix="try again in a moment",
         headers={"retry-after": "1"},
     )
+
+
+def long_headers() -> Refusal:
+    what = f"the headers have more than {HEADER_BYTES:,} bytes"
+    return Refusal("S116", what, status=431, headers={"connection": "close"})
 
 
 def draining() -> Refusal:

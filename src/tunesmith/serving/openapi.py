@@ -50,6 +50,7 @@ _WORDS = {
     415: "The body is not declared as JSON.",
     421: "This Host is not served.",
     429: "The queue is full; Retry-After says when to come back.",
+    431: "The headers are too large.",
     500: "The engine failed, or the model's output is not finite.",
     503: "The server is shutting down.",
     504: "The answer took too long.",
@@ -98,7 +99,7 @@ def _responses(route: Served) -> dict[str, Any]:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     found: dict[str, Any] = {"200": {"description": route.summary, "content": content}}
     error = "OlderError" if route.path == "/api/chat" else "Error"
-    refused = {status for status, _, _ in KINDS.values()} | {421}
+    refused = {status for status, _, _ in KINDS.values()} | {421, 431}
     for status in sorted(refused):
         if status in (408, 413, 415, 429, 504, 500) and route.takes is None:
             continue
@@ -107,6 +108,7 @@ def _responses(route: Served) -> dict[str, Any]:
             401,
             403,
             421,
+            431,
         ):  # told before the route is known
             schema = {"$ref": "#/components/schemas/Error"}
         found[str(status)] = {"description": _WORDS[status], "content": _json(schema)}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from tunesmith.errors import DataError
+from tunesmith.serving import faults
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.schema import ChatMessage, Tool
 from tunesmith.types import Conversation, Message, Part, Role, Text, Thinking, ToolCall
@@ -35,6 +39,39 @@ def conversation(
 def described(tool: Tool) -> dict[str, Any]:
     """A tool as templates are given it: absent fields stay absent, and `strict` is for us."""
     return tool.model_dump(exclude_none=True, exclude={"function": {"strict"}})
+
+
+def prompt_ids(template: Any, talk: Conversation, system: str | None) -> list[int]:
+    """Ids of the prompt; where a template insists on what OpenAI lets tools leave out, tools have
+    it, empty. Templates that don't are given the tools as they are.
+
+    Raises:
+        DataError: D302, the template refuses the messages.
+        Refusal: S111, it refuses the tools.
+    """
+    try:
+        return template.prompt_ids(talk, system=system)
+    except DataError as error:
+        if not talk.tools:
+            raise
+        with suppress(DataError):
+            filled = tuple(_filled(tool) for tool in talk.tools)
+            return template.prompt_ids(replace(talk, tools=filled), system=system)
+        template.prompt_ids(replace(talk, tools=()), system=system)  # or it is the messages
+        raise faults.of_error(error, "tools") from None
+
+
+def _filled(tool: Any) -> dict[str, Any]:
+    """A tool with a description, and parameters that have one each."""
+    function = {"description": "", "parameters": {"type": "object"}, **tool["function"]}
+    parameters = {"properties": {}, **function["parameters"]}
+    named = parameters["properties"]
+    if isinstance(named, dict):
+        parameters["properties"] = {
+            name: {"description": "", **value} if isinstance(value, dict) else value
+            for name, value in named.items()
+        }
+    return {**tool, "function": {**function, "parameters": parameters}}
 
 
 def size(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> int:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tunesmith.serving import faults
 
 HEADER_SECONDS = 10.0
 """From the first byte of a request (or the connection) to the end of its headers."""
@@ -25,6 +28,7 @@ class PatientProtocol(H11Protocol):
     _late: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _made: float = 0.0
+    _refused: bool = False
 
     @property
     def silent(self) -> bool:
@@ -43,8 +47,26 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         self._expect()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where h11 gives up; headers that came in bits get the answer of `safety.measure`.
+
+        What the client still sends is read and dropped until it leaves or its time is over: closed
+        at once, the connection would be reset and the answer lost.
+        """
+        if len(self.conn.trailing_data[0]) <= faults.HEADER_BYTES:
+            super().send_400_response(msg)
+            return
+        answer = faults.long_headers().response()
+        head = h11.Response(status_code=answer.status_code, headers=answer.raw_headers)
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._refused = True
+        self.transport.write_eof()
 
     def pause_writing(self) -> None:
         super().pause_writing()

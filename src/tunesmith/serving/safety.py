@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.errors import ServeError
+from tunesmith.serving import faults
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.replies import ENDED
@@ -114,6 +115,7 @@ class Gate:
 
         try:
             try:
+                measure(scope)
                 check(Headers(scope=scope), scope["path"], self.access)
             except Refusal as fault:
                 await fault.response()(scope, receive, noting)
@@ -135,6 +137,18 @@ _WORDS = {
     504: "it took too long", 500: "the engine failed",
 }  # fmt: skip
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+
+
+def measure(scope: Scope) -> None:
+    """Refuses headers that are too long: h11 bounds what comes in bits, not what comes at once.
+
+    Raises:
+        Refusal: S116, with status 431.
+    """
+    size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > faults.HEADER_BYTES:
+        raise faults.long_headers()
 
 
 def check(headers: Headers, path: str, access: Access) -> None:

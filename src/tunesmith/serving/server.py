@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=int(settings.grace + AFTER_GRACE),
-            h11_max_incomplete_event_size=32 * 1024,
+            h11_max_incomplete_event_size=faults.HEADER_BYTES,
         )
         super().__init__(config)
 

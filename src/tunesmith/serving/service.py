@@ -159,7 +159,9 @@ class Service:
         self.refuse_long(model, prompts.size(messages, tools), param)
         offer = model.offer
         return tuple(
-            await self.threaded(lambda: offer.template.prompt_ids(talk, system=offer.system), param)
+            await self.threaded(
+                lambda: prompts.prompt_ids(offer.template, talk, offer.system), param
+            )
         )
 
     async def text_ids(self, model: Model, text: str, param: str) -> tuple[int, ...]:
