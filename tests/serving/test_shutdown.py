@@ -230,8 +230,8 @@ def test_a_bug_in_a_stream_is_told_and_counted(scripted, monkeypatch):
     monkeypatch.setattr(chat, "_reason", broken)
     with scripted(lambda r: [70] * 3) as (served, _):
         reply = served.post(CHAT, ask(stream=True, max_tokens=3))
-        page = served.http.get("/metrics").text
+        told = f'{{route="{CHAT}",status="500"}} 1'
+        wait_for(lambda: told in served.http.get("/metrics").text)  # counted after the last byte
     last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
     assert last["error"]["tunesmith"] == "S122"
     assert "secret" not in reply.text
-    assert f'{{route="{CHAT}",status="500"}} 1' in page
