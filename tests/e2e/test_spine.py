@@ -88,6 +88,7 @@ def test_sft_falls_resumes_merges_and_talks(
     assert "History has been removed." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_continued_pretraining_lowers_perplexity(here, shared_data):
     tunesmith(
         "train",
@@ -106,6 +107,7 @@ def test_continued_pretraining_lowers_perplexity(here, shared_data):
     assert perplexity[-1] < 0.8 * perplexity[0]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_143_then_resumes(here, tiny_model):
     Path("rows.jsonl").write_text(
         "".join(json.dumps({"prompt": f"Say {i}", "completion": f"{i}"}) + "\n" for i in range(64))

@@ -94,6 +94,7 @@ def test_greedy_is_transformers_generate(family):
     assert len({tuple(answer) for answer in found.values()}) > 1
 
 
+@pytest.mark.slow
 def test_sixteen_at_once_of_a_real_model(shared_data):
     folder = shared_data / "models" / "babyllama105" / "hf"
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -267,6 +267,7 @@ def test_prompts_begin_what_was_trained_and_content_is_no_markup(equipped, name,
     assert sum(id in controls for id in before) == spelled
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(name=st.sampled_from(WITH_TOOLS), talk=conversations())
 def test_exported_jinja_gives_the_same_ids_for_prompts(equipped, name, talk):

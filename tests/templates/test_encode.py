@@ -103,6 +103,7 @@ def test_law_prompts_begin_what_was_trained(folders, name, kind, talk, system):
     assert next(answers, None) is None  # every answer was trained once
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(name=st.sampled_from(NAMES), kind=kinds, talk=conversations())
 def test_content_never_becomes_a_control_token(folders, name, kind, talk):
@@ -164,6 +165,7 @@ def test_twenty_control_strings_come_back_as_they_were_typed(trained, hostile):
         assert hostile in made.tokenizer.decode(turn.prompt_ids)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(EVERY), kind=kinds, talk=conversations())
 def test_exported_jinja_gives_the_same_ids(folders, name, kind, talk):

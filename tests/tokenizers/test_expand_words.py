@@ -48,6 +48,7 @@ def test_expanding_by_a_corpus(tmp_path, monkeypatch, capsys):
     assert len(Tokenizer.load("wide").encode_text("人工智能")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_lists_that_llms_tool_shipped(shared_data, tmp_path, monkeypatch):
     """6,000 words on Llama 2's real tokenizer, converted on the way; random rows under it."""

@@ -104,6 +104,7 @@ def test_convert_tokenizer_on_the_command_line(tmp_path, capsys):
     assert "C221" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_transformers_reads_what_we_write(shared_data, tmp_path):
     from transformers import AutoTokenizer
