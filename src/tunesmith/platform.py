@@ -23,6 +23,7 @@ from tunesmith.errors import ConfigError, EnvironmentFault
 
 CAP = "AVX512_CORE_FP16"
 _CAP_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # by these a user says how threads wait
 DTYPES = ("float32", "bfloat16", "float16")
 PROBE_SECONDS = 60.0  # for a cold disk; a warm probe takes two to three
 SHAPES = "64"  # whose products torch and oneDNN remember, 0.3 MB each; a step has thirty, all new
@@ -104,10 +105,10 @@ def prepare(threads: int | None = None) -> None:
     """
     count = threads or _positive(os.environ.get("OMP_NUM_THREADS")) or cores()
     os.environ["OMP_NUM_THREADS"] = str(count)
-    # A waiting thread sleeps after a short spin instead of a long one: where another process wants
-    # a core too, training on all cores is 10 times faster (measured on two cores with load 4).
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # A short spin before a waiting thread sleeps: where another process wants a core too, training
+    # on all is 10 times faster (two cores, load 4). `threads.watch` finds the better where it can.
+    if not WAITING & os.environ.keys() and not Path("/proc/self/schedstat").exists():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
     for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(variable, SHAPES)
     if os.environ.get("TUNESMITH_OFFLINE", "") not in ("", "0", "false", "no"):

@@ -32,6 +32,7 @@ ROWS = (
     ("templates",),
     ("losses",),
     ("recipe", "rundir"),
+    ("threads",),
     ("platform",),
     ("assets", "recipes"),
     ("registry",),

@@ -181,7 +181,8 @@ class Engine:
     def _pieces(self) -> list[tuple[Row, list[int], list[int]]]:
         """(row, its new tokens, what is guessed to follow them) for each row that goes on."""
         found = []
-        room = CHUNK if not self.by_length else self.cache_tokens
+        # as many tokens in all at every step of a burst: oneDNN prepares itself for each number
+        room = self.cache_tokens if self.by_length else max(CHUNK - self._decoding(), CHUNK // 2)
         guesses = self._guesses()
         for row in list(self.rows):
             if row not in self.rows:
@@ -202,6 +203,10 @@ class Engine:
             if new and self._make_room(row, row.place.length + len(new) + len(guessed)):
                 found.append((row, new, guessed))
         return [entry for entry in found if entry[0].place is not None]
+
+    def _decoding(self) -> int:
+        """Rows that have one token a step."""
+        return sum(row.computed == len(row.ids) - 1 for row in self.rows)
 
     def _forget(self, row: Row, sinks: Sinks) -> None:
         """Room in a full place; its beginning is kept for others as long as it is one."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tunesmith.models import pages
+
 SMALLEST = 64
 """Capacity of the first lane."""
 
@@ -48,7 +50,7 @@ class Lane:
         """Holds memory for so many rows; live ones are kept."""
         for table in self.tables():
             for layer, old in table.items():
-                new = old.new_zeros(rows, *old.shape[1:])
+                new = _zeros((rows, *old.shape[1:]), old)
                 new[: len(self.places)] = old[: len(self.places)]
                 table[layer] = new
         self.rows = rows
@@ -68,7 +70,7 @@ class Lane:
             for table, like in ((self.keys, keys_nKE), (self.values, values_nKE)):
                 # zeros, not garbage: what is masked away is still multiplied with 0
                 shape = (self.rows, like.shape[1], self.capacity, like.shape[2])
-                table[layer] = like.new_zeros(shape)
+                table[layer] = _zeros(shape, like)
         return self.keys[layer], self.values[layer]
 
 
@@ -165,6 +167,12 @@ class Lanes:
     def _sweep(self) -> None:
         """Lanes without rows give their memory back."""
         self.lanes = {c: lane for c, lane in self.lanes.items() if lane.places}
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return pages.zeros(shape, like.dtype)
 
 
 def token_bytes(lanes: Lanes) -> int:

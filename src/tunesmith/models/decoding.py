@@ -12,7 +12,7 @@ head, `O` outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from tunesmith.losses.products import lay_out, packed_linear
+from tunesmith.models import pages
 from tunesmith.models.attention import Rule
 from tunesmith.models.fused import norm_forward
 from tunesmith.models.kernels import is_gated, known, window_of
@@ -199,6 +200,7 @@ class Decoder:
             _Layer(layer, f"{base}.layers.{at}", pack) for at, layer in enumerate(self.base.layers)
         ]
         self.head = Joined({"lm_head": self.hf.lm_head}, pack)
+        pages.settle(joined.packed for joined in self._joined() if joined.packed is not None)
         self._tables: tuple[Tensor, Tensor] | None = None
         size = sum(p.numel() * p.element_size() for p in hf.parameters())
         self.single = Single(self) if size <= SINGLE_BYTES and fits(self) else None
@@ -238,6 +240,11 @@ class Decoder:
             if found is not None:
                 return found
         return self.head(_norm(self.base.norm, x), beside)
+
+    def _joined(self) -> Iterator[Joined]:
+        for layer in self.layers:
+            yield from (layer.qkv, layer.out, layer.gates, layer.down)
+        yield self.head
 
     def _rotation(self, positions_T: Tensor, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines at positions, each (T, 1, E)."""

@@ -20,6 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from tunesmith import threads
 from tunesmith.errors import ConfigError, EnvironmentFault
 from tunesmith.models import quantised
 from tunesmith.models.allocator import returning_freed_memory
@@ -71,6 +72,7 @@ def load(
         MissingExtra: E401, bitsandbytes is not installed.
     """
     disable_progress_bar()  # a run says what it does itself
+    threads.watch()
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if model.config is not None:
         quantised.refuse_fresh(model)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from tunesmith import platform
 from tunesmith.losses.products import packed_linear
+from tunesmith.models import pages
 
 MOST = 1024
 """Candidates of a state from which on the whole layer is multiplied instead."""
@@ -122,6 +123,7 @@ def sixteen_bits(weight_IV: Tensor, bias_V: Tensor | None = None, rows: int = 16
     parts = zip(weight_IV.split(CHUNK, dim=1), copy_VI.split(CHUNK), strict=True)
     bound_V = torch.cat([_bound(part_IC.t(), copy_CI.float()) for part_IC, copy_CI in parts])
     packed = torch.ops.mkldnn._reorder_linear_weight(copy_VI, rows)
+    pages.settle([packed])
     return Screen(lambda x_SI: packed_linear(x_SI, packed), bound_V, weight_IV, bias_V)
 
 

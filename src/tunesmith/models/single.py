@@ -14,7 +14,6 @@ tokens, `I` inputs, `O` outputs of a product, `L` layers, `F` width of the MLP, 
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tunesmith.models import screening
+from tunesmith.models import pages, screening
 
-PAGE = 2**21
-"""Bytes of a huge page."""
 NARROW = 512
 """Tokens up to which NumPy attends faster than torch."""
 SEVERAL = 64
@@ -239,24 +236,12 @@ def fits(decoder: Any) -> bool:
 def pooled(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Copies of matrices side by side in huge pages, where the system has them."""
     sizes = [-(-matrix.numel() // LINE) * LINE for matrix in matrices]
-    memory = _pages(sum(sizes), matrices[0].dtype)
+    memory = pages.zeros([sum(sizes)], matrices[0].dtype)
     found, at = [], 0
     for matrix, size in zip(matrices, sizes, strict=True):
         found.append(memory[at : at + matrix.numel()].view(matrix.shape).copy_(matrix))
         at += size
     return found
-
-
-def _pages(count: int, dtype: torch.dtype) -> Tensor:
-    """So many zeros, from the beginning of a huge page on if there are any."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.zeros(count, dtype=dtype)
-    size = count * dtype.itemsize
-    memory = mmap.mmap(-1, size + PAGE)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    skipped = -whole.data_ptr() % PAGE
-    return whole[skipped : skipped + size].view(dtype)
 
 
 def _matrices(layer: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith import threads
 from tunesmith.errors import TunesmithError
 from tunesmith.serving import faults
 from tunesmith.serving.metrics import Metrics
@@ -99,6 +100,8 @@ class Engine:
     # ------------------------------------------------------------ asked for by handlers
 
     def start(self) -> None:
+        """Begins to work; whoever loaded the model leaves computing to the engine's thread."""
+        threads.release()
         self._thread.start()
 
     @property
