@@ -3,7 +3,7 @@
 A product on several cores ends with every thread waiting for the last. Awake it goes on at once:
 a step of decoding has hundreds of small products, and takes a third less time. But where somebody
 else wants the core, a thread that waits awake keeps away what it waits for, and everything takes
-twice as long and more (ADR 0024). libgomp, which runs the threads of torch on Linux, decides by
+twice as long and more (ADR 0025). libgomp, which runs the threads of torch on Linux, decides by
 their number: as many as there are cores wait awake for some milliseconds, more than that fall
 asleep at once. So a look every half second at how long our threads stood in line for a core tells
 whether we are alone, and where we are not, a few more threads are made, which only sleep.

@@ -2,7 +2,7 @@
 
 In pages of 4 KiB a processor spends as much time on finding a page as on reading it: in pages of
 2 MiB sixteen requests at once are answered a tenth faster, one alone 1.7 times as fast (Zen 4 in a
-virtual machine, float32; ADR 0018 and 0024). Where the system has no such pages nothing changes.
+virtual machine, float32; ADR 0018 and 0025). Where the system has no such pages nothing changes.
 """
 
 from __future__ import annotations
