@@ -1,13 +1,13 @@
-"""LAW: `tunesmith eval` of a run says what the run's last evaluation said, to the last bit; and what
-it says of a row, summed up, is what it says of all."""
+"""LAW: `tunesmith eval` of a run says what the run's last evaluation said, to the last bit; what it
+says of single rows, summed up, is what it says of all."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-
 from tests.laws.test_resume import CELLS, STAGES, make_recipe  # noqa: F401 (a fixture)
+
 from tunesmith import compose
 from tunesmith.compose import evaluating, subject
 from tunesmith.compose.evaluating import Measured
@@ -44,6 +44,7 @@ def test_eval_equals_the_last_evaluation_of_the_run(make_recipe):  # noqa: F811
     found = measured(run)
     assert found.metrics == told[9]
     assert measured(run, "@step-4").metrics == told[4]
+    assert measured(run, "@step-0").metrics == told[0]
     assert (run.metrics(), run.info()) == before
 
     for metric, values in found.rows.items():

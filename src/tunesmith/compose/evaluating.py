@@ -152,8 +152,8 @@ def _recipe(subject: Subject, files: tuple[str, ...]) -> Recipe:
             fix="name some: --data FILE",
         )
     tuner = recipe.tuner
-    if subject.is_final and tuner.kind in source.VIRTUAL.values():
-        tuner = vars(tuners.for_adapter(subject.weights))["config"]  # its MLP is gone in final/
+    if subject.final and tuner.kind in source.VIRTUAL.values():
+        tuner = vars(tuners.for_adapter(subject.final))["config"]  # its MLP is gone in final/
     wanted = dataclasses.replace(recipe.data, eval=evaluation)
     if not isinstance(evaluation, Holdout):  # training data is needed for its holdout only
         wanted = dataclasses.replace(wanted, train=evaluation, streaming=False)

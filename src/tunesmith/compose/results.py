@@ -140,7 +140,7 @@ def written(found: Measured, name: str, wanted: Sequence[Gate]) -> dict[str, Any
     result = {
         "name": name,
         "run": found.subject.run.id,
-        "weights": "final" if found.subject.is_final else found.subject.weights.name,
+        "weights": found.subject.name,
         "step": found.subject.step,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tunesmith": __version__,

@@ -15,17 +15,23 @@ class Subject:
     """What is evaluated: a run, and which of its weights."""
 
     run: RunDir
-    weights: Path
-    """final/, or a checkpoint."""
+    weights: Path | None
+    """final/, or a checkpoint; None: what the run began with."""
     step: int
 
     @property
-    def is_final(self) -> bool:
-        return not (self.weights / "MANIFEST.json").is_file()
+    def final(self) -> Path | None:
+        """final/, if that is what is evaluated."""
+        at = self.weights
+        return None if at is None or (at / "MANIFEST.json").is_file() else at
+
+    @property
+    def name(self) -> str:
+        """`final`, `step-100`, or `beginning`."""
+        return self.weights.name if self.weights else "beginning"
 
     def describe(self) -> str:
-        name = "final" if self.is_final else self.weights.name
-        return f"{self.run.id} → {name} (step {self.step:,})"
+        return f"{self.run.id} → {self.name} (step {self.step:,})"
 
 
 def find(spec: str, root: str = "runs/") -> Subject:
@@ -33,6 +39,7 @@ def find(spec: str, root: str = "runs/") -> Subject:
 
     Args:
         spec: Id, prefix, path or `last`, with `@step-100` if wanted; or a run's `final` folder.
+            `@step-0` is the model that the run began with, of which there is no checkpoint.
         root: Folder of runs.
 
     Raises:
@@ -50,6 +57,8 @@ def find(spec: str, root: str = "runs/") -> Subject:
             fix="name the run that made it (tunesmith runs lists them)",
         )
     run, selector = RunDir.find(spec.removeprefix("run:"), root)
+    if selector == "step-0" and 0 not in run.steps():
+        return Subject(run, None, 0)
     weights = run.model_path(selector)
     if (weights / "MANIFEST.json").is_file():
         return Subject(run, weights, int(weights.name.removeprefix("step-")))
@@ -65,15 +74,18 @@ def restore(run: Any, subject: Subject) -> None:
     """
     from tunesmith.training import checkpoint
 
-    if not subject.is_final:
+    if subject.weights is None:
+        return
+    if subject.final is None:
         run.restore_weights(checkpoint.open_step(subject.run.path, subject.step))
-    elif (subject.weights / "adapter_config.json").is_file():
-        run.tuner.load(run.hf, subject.weights)
+        return
+    if (subject.final / "adapter_config.json").is_file():
+        run.tuner.load(run.hf, subject.final)
     else:
-        _copy_whole(run, subject.weights)
+        _copy_whole(run, subject.final)
     score = run.stage.modules().get("score")
-    if subject.is_final and score is not None:
-        _copy_head(score, subject.weights)
+    if score is not None:
+        _copy_head(score, subject.final)
 
 
 def _copy_whole(run: Any, folder: Path) -> None:

@@ -29,6 +29,8 @@ class Best:
     value: float
     step: int
     saved: bool
+    loss: float | None = None
+    """Its evaluation loss, where `value` is another metric."""
 
 
 @dataclass
@@ -166,13 +168,14 @@ class TrainingRun:
         last = self.step == self.total_steps
         if self.eval_loader is None or not (last or self._due(self.recipe.eval.steps)):
             return
-        value = self.evaluate()[self.recipe.eval.metric_for_best_model]
+        metrics = self.evaluate()
+        value = metrics[self.recipe.eval.metric_for_best_model]
         sign = -1.0 if self.recipe.eval.greater_is_better else 1.0
         if self.best is None or sign * value < sign * self.best.value:
             saved = self.recipe.eval.load_best_model_at_end or self._due(
                 self.recipe.train.save_steps
             )
-            self.best = Best(value, self.step, saved)
+            self.best = Best(value, self.step, saved, metrics.get("eval_loss"))
 
     def check_metric(self, metrics: dict[str, float]) -> None:
         """Refuses `eval.metric_for_best_model` that no evaluation gives.
