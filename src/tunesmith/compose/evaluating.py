@@ -15,7 +15,7 @@ from typing import Any
 from tunesmith import platform, recipe as recipes
 from tunesmith.compose import build, data, model, rewarding, source
 from tunesmith.compose.display import Display
-from tunesmith.compose.subject import Subject, restore
+from tunesmith.compose.subject import Subject, find, restore
 from tunesmith.errors import ConfigError, EnvironmentFault, RunError
 from tunesmith.recipe.sections import Holdout, Recipe, Source
 from tunesmith.rundir import RunDir
@@ -63,6 +63,20 @@ class Said(Display):
 
     def __init__(self, say: Say):
         self.line = say
+
+
+def evaluate(run: str, data: Sequence[str] = (), *, root: str = "runs/") -> Measured:
+    """What a run's own evaluation says of its weights; nothing is written.
+
+    Args:
+        run: Id, prefix, path or `last`; `RUN@step-100` a checkpoint, `RUN@step-0` the beginning.
+        data: Files of any format; none: the run's own evaluation data.
+        root: Folder of runs.
+
+    Raises:
+        TunesmithError: what `subject.find` and `measure` raise.
+    """
+    return measure(find(run, root), data)
 
 
 def measure(subject: Subject, files: Sequence[str] = (), say: Say = lambda a, b: None) -> Measured:
