@@ -50,8 +50,10 @@ def command(
     say = lambda topic, text: output.log(f"{topic:<7} {text}")
     found = evaluating.measure(subject, data or (), say)
     result = results.written(found, called, gates)
-    if found.facts["left_out"]:
-        output.log(f"note    {found.facts['left_out']:,} rows were left out, as in training")
+    if found.facts.get("left_out"):
+        output.log(
+            f"note    {found.facts['left_out']:,} rows could not be encoded and are left out"
+        )
     output.log(f"written {path}{' (replaced)' if again else ''}")
     output.result(result, json=json, text=results.lines(result))
     results.refuse(gates, found.metrics, path)

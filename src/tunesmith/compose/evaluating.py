@@ -106,8 +106,7 @@ def measure(subject: Subject, files: Sequence[str] = (), say: Say = lambda a, b:
             for one in eval_set.report.get("sources", [])
         ],
         "rows": len(eval_set),
-        "left_out": eval_set.report["bad_rows"] + eval_set.report["left_out"],
-        "truncated_tokens": eval_set.report["truncated"],
+        **_left_out(run.recipe.data.eval, eval_set.report),
         "settings": settings,
     }
     places = _places(eval_set, max(map(len, rows.values()), default=0))
@@ -117,8 +116,9 @@ def measure(subject: Subject, files: Sequence[str] = (), say: Say = lambda a, b:
 
 def _built(subject: Subject, files: tuple[str, ...], say: Say) -> tuple[Any, Any, dict[str, Any]]:
     """The run with its weights, its evaluation data, and the settings worth noting."""
+    platform.prepare()
     recipe = _recipe(subject, files)
-    resolved = _resolved(subject.run, recipe, say)
+    resolved = _resolved(subject.run, say)
     platform.prepare(resolved["threads"] if resolved else recipe.train.threads)
     recipe, origin = _origin(subject.run, recipe)
     display = Said(say)
@@ -172,7 +172,8 @@ def _recipe(subject: Subject, files: tuple[str, ...]) -> Recipe:
     if not isinstance(evaluation, Holdout):  # training data is needed for its holdout only
         wanted = dataclasses.replace(wanted, train=evaluation, streaming=False)
     each = dataclasses.replace(recipe.eval, steps=1, generate=0)
-    return dataclasses.replace(recipe, data=wanted, eval=each, tuner=tuner)
+    log = dataclasses.replace(recipe.log, report_to=())
+    return dataclasses.replace(recipe, data=wanted, eval=each, tuner=tuner, log=log)
 
 
 def _eval_set(recipe: Recipe, factory: Any, stage: Any, say: Say) -> tuple[Recipe, Any]:
@@ -183,14 +184,13 @@ def _eval_set(recipe: Recipe, factory: Any, stage: Any, say: Say) -> tuple[Recip
     if isinstance(recipe.data.eval, Holdout):
         _, eval_set = data.datasets(recipe, factory, stage, say)
     else:
-        single = dataclasses.replace(single, eval=None)
-        only = dataclasses.replace(recipe, data=single)
+        only = dataclasses.replace(recipe, data=dataclasses.replace(single, eval=None))
         eval_set, _ = data.datasets(only, factory, stage, say)
     assert eval_set is not None, "_recipe has seen to it"
     return dataclasses.replace(recipe, data=single), eval_set
 
 
-def _resolved(run: RunDir, recipe: Recipe, say: Say) -> dict[str, Any] | None:
+def _resolved(run: RunDir, say: Say) -> dict[str, Any] | None:
     """The choices the run was made with; None (choose anew) on another kind of machine."""
     earlier = run.info().get("resolved")
     here = {"device": platform.device(), "isa_cap": platform.isa_cap()}
@@ -228,6 +228,14 @@ def _tell_change(run: RunDir, eval_set: Any, say: Say) -> None:
     now = [one.get("key") for one in eval_set.report.get("sources", [])]
     if noted and noted != now:
         say("note", "the evaluation data, or how it is encoded, has changed since the training")
+
+
+def _left_out(evaluation: Any, report: dict[str, Any]) -> dict[str, Any]:
+    """What of the files was not measured as it is; a holdout's report is of all its source."""
+    if isinstance(evaluation, Holdout):
+        return {"holdout": dataclasses.asdict(evaluation)}
+    count = report["bad_rows"] + report["left_out"]
+    return {"left_out": count, "truncated_tokens": report["truncated"]}
 
 
 def _places(eval_set: Any, count: int) -> list[str]:
