@@ -62,7 +62,10 @@ class Said(Display):
     """Passes on the facts of a build."""
 
     def __init__(self, say: Say):
-        self.line = say
+        self.say = say
+
+    def line(self, topic: str, text: str) -> None:
+        self.say(topic, text)
 
 
 def evaluate(run: str, data: Sequence[str] = (), *, root: str = "runs/") -> Measured:
