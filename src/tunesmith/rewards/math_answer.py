@@ -35,7 +35,7 @@ _NUMBERING = re.compile(r"\s*\*\*\d+(?:[.):：]\*\*|\*\*[.):：])\s*\S")
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _VALUE = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,3})?(?:/\d+)?", re.IGNORECASE)
 """Powers of ten have an end: an answer of 1e999999999 would take all memory."""
-_SENTENCE = re.compile(r"[.!?。！？](?=\s|$)|\b(?:because|since|as|which)\b")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？]|\b(?:because|since|as|which)\b")
 _EQUATION = re.compile(r"^(?:[^=,;A-Za-z]|,(?=\d)|\b[A-Za-z]\b)*=")
 _OPEN = re.compile(r"\d|[+*/^\\{}=<>]|\s[-−]\s|\bor\b")
 """Behind a number: there is more to the answer than a unit."""
