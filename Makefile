@@ -7,6 +7,7 @@ WORKERS ?= 2
 # Where `make chain` leaves its runs; default: a temporary folder.
 RUNS   ?=
 
+LINKS  := 1-pretrain 2-sft 3-reward 4-dpo 5-ppo
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
@@ -44,8 +45,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 chain: $(VENV)/.base
-	@folder=$(or $(RUNS),$$(mktemp -d)) && for link in 1-pretrain 2-sft 3-reward 4-dpo 5-ppo; do \
-	  $(BIN)/tunesmith train chain/$$link output.dir=$$folder $(ARGS) || exit $$?; done; \
+	@folder=$(or $(RUNS),$$(mktemp -d)) && \
+	  $(BIN)/tunesmith train $(LINKS:%=chain/%) output.dir=$$folder $(ARGS) && \
 	  $(BIN)/tunesmith score $$folder/chain-reward builtin:demo/pairs.jsonl -o $$folder/scores.jsonl
 
 bench: $(VENV)/.parity

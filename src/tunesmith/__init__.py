@@ -19,14 +19,15 @@ _PUBLIC = {
     "Recipe": ("tunesmith.recipe", "Recipe"),
     "train": ("tunesmith.compose", "train"),
     "resume": ("tunesmith.compose", "resume"),
+    "evaluate": ("tunesmith.compose", "evaluate"),
     "load": ("tunesmith.compose", "load"),
     "merge": ("tunesmith.exporting.merge", "merge"),
     "TunesmithError": ("tunesmith.errors", "TunesmithError"),
 }
-__all__ = ["Recipe", "TunesmithError", "load", "merge", "resume", "train"]
+__all__ = ["Recipe", "TunesmithError", "evaluate", "load", "merge", "resume", "train"]
 
 if TYPE_CHECKING:
-    from tunesmith.compose import load, resume, train
+    from tunesmith.compose import evaluate, load, resume, train
     from tunesmith.errors import TunesmithError
     from tunesmith.exporting.merge import merge
     from tunesmith.recipe import Recipe

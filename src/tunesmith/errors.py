@@ -28,7 +28,7 @@ EXIT_CODES: dict[int, str] = {
     3: "the data: a file, a row, a template, tokens",
     4: "an optional package is missing; the message says the pip command",
     5: "memory: the run needs more than there is",
-    6: "a check or a gate was not met: `doctor`, `demo`, `data check`",
+    6: "a check or a gate was not met: `doctor`, `demo`, `data check`, `eval`",
     130: "Ctrl-C; a training run saved its step first, unless it was pressed twice",
     143: "SIGTERM or a closed terminal; a training run saved its step first, unless it came twice",
 }

@@ -187,6 +187,9 @@ class Loss(NamedTuple):
 
     terms: dict[str, Term]
     metrics: dict[str, Term]
+    rows: Callable[[], dict[str, Any]] | None = None
+    """Values of the single rows of the batch by name, in order (tensors or sequences, one each);
+    only `tunesmith eval` asks for them."""
 
 
 class TokenLogprobs(NamedTuple):
@@ -340,6 +343,10 @@ class Stage(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss: ...
+    def evaluation_steps(self, run: Run, loader: Any) -> Iterator[Step]:
+        """All evaluation data once, in order, with what spans its batches computed."""
+        ...
+
     def state(self) -> dict[str, Any]: ...
     def load_state(self, state: dict[str, Any]) -> None: ...
     def remarks(self) -> list[str]:

@@ -149,6 +149,8 @@ def test_output_helpers(capsys, monkeypatch):
     assert output.split_recipe(["r.yaml", "a=1"]) == ("r.yaml", ["a=1"])
     assert output.split_recipe(["a=1"]) == (None, ["a=1"])
     assert output.split_recipe([]) == (None, [])
+    assert output.split_recipes(["r.yaml", "s", "a=1", "b"]) == (["r.yaml", "s"], ["a=1", "b"])
+    assert output.split_recipes(["a=1"]) == ([None], ["a=1"])
     output.table([{"a": 1, "b": None}, {"a": 22, "b": "x"}], ["a", "b"])
     assert capsys.readouterr().out == " a  b\n 1  –\n22  x\n"
     output.result({"ä": [1, 2.5]}, json=True)

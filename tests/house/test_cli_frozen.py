@@ -26,6 +26,7 @@ VERBS = (
     "generate",
     "serve",
     "score",
+    "eval",
     "config",
     "model",
     "demo",

@@ -59,6 +59,19 @@ def test_exact_match_forgives_white_space_alone():
         ("x = −3", "-3"),
         ("(5)-3", "3"),
         ("2*-3", "-3"),
+        ("Answer: 12", "#### 12"),
+        ("**Answer:** 12 apples\nCheck: 7", "12"),
+        ("**Answer**: 12", "12"),
+        ("Answer:\n12", "12"),
+        ("**Final Answer: 12**", "12"),
+        ("答案：12。还有 7", "12"),
+        ("Answer: 13, no.\nAnswer: 12", "12"),
+        ("\\boxed{12}, not Answer: 13", "12"),
+        ("She has **12** apples, as 3 and 9 are 12, and 2 pears", "12"),
+        ("So **12.**", "12"),
+        ("**1.** Add 3 and 9: that is 12", "12"),
+        ("**Step 2** gives 12", "12"),
+        ("3 + 9\n= 12", "12"),
     ],
 )  # fmt: skip
 def test_math_answers_that_are_the_same(text, reference):
@@ -72,7 +85,8 @@ def test_math_answers_that_are_the_same(text, reference):
      ("The answer is 12 or 13", "12"), ("The answer is not 12", "12"), ("\\boxed{x^2}", "2"),
      ("\\boxed{2x}", "2"), ("The answer is 12, 13", "12"), ("The answer is 2 - x", "2"),
      ("answer is St. Louis", "#### St. Petersburg"), ("\\boxed{1e999999999}", "1"),
-     ("#### 12.5", "12")],
+     ("#### 12.5", "12"), ("Answer: 12 or 13", "12"), ("**12**, or rather **13**", "12"),
+     ("**12**\nthen 13", "12"), ("Answer: none, but 12", "12")],
 )  # fmt: skip
 def test_math_answers_that_are_not(text, reference):
     assert math_answer.score([answer(text, reference)], None) == [0]

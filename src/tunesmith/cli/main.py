@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "generate": Verb("Answer a prompt, or every row of a file.", computes=True),
     "serve": Verb("A model behind OpenAI's API, on this machine.", computes=True),
     "score": Verb("What a reward model thinks of pairs, chats or texts.", computes=True),
+    "eval": Verb("What a run's own evaluation says, on any data.", computes=True),
     "merge": Verb("Bake an adapter into its base model.", computes=True),
     "export": Verb("Write a model in another form.", computes=True),
     "model": Verb("What a model is made of.", computes=True),

@@ -85,6 +85,12 @@ def split_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(words)
 
 
+def split_recipes(words: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """`[recipe …] key=value …` → recipes ([None] if the first word is an override), overrides."""
+    first = next((at for at, word in enumerate(words) if "=" in word), len(words))
+    return list(words[:first]) or [None], list(words[first:])
+
+
 # ---------------------------------------------------------------- printing
 
 

@@ -169,8 +169,10 @@ def model_card(run: Any, origin: Any) -> str:
         ("tokens seen", f"{run.log.tokens:,}"),
         ("data", ", ".join(Path(source.path).name for source in recipe.data.train)),
     ]
-    if run.last_eval is not None:
-        rows.append(("eval loss", f"{run.first_eval:.4f} → {run.last_eval:.4f}"))
+    best = run.best if recipe.eval.load_best_model_at_end else None
+    last = best.loss if best else run.last_eval
+    if last is not None:
+        rows.append(("eval loss", f"{run.first_eval:.4f} → {last:.4f}"))
     note = f"\n\n{_MERGE_FIRST.format(base)}" if _is_chained(origin) else ""
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (

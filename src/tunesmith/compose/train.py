@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def _finish(run: Any, origin: Any, display: Display) -> None:
             "step": run.step,
             "path": directory.path,
             "first_eval": run.first_eval,
-            "last_eval": best.value if best else run.last_eval,
+            "last_eval": best.loss if best else run.last_eval,
             "best_step": best.step if best else None,
             "elapsed_s": run.log.elapsed_s(),
             "remarks": run.stage.remarks(),
@@ -284,3 +285,14 @@ def peak_memory_gb() -> float:
     if status.is_file():  # ru_maxrss counts what the process was before exec: its parent's size
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def forget_peak_memory() -> None:
+    """From here on `peak_memory_gb` is of what follows: a second run of a process is not told the
+    first one's."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # man proc_pid_clear_refs: 5 resets the peak resident set size
+        Path("/proc/self/clear_refs").write_text("5")

@@ -79,8 +79,9 @@ def _find(path: Path) -> tuple[Path, str]:
     Raises:
         ConfigError: C100, a bare name that is neither a file nor a shipped recipe.
     """
-    if path.parent in (Path(), Path("chain")) and not path.exists():
-        folder = Path(str(resources.files("tunesmith"))) / "recipes"
+    folder = Path(str(resources.files("tunesmith"))) / "recipes"
+    ours = str(path.parent) in (".", "chain", "sums")
+    if ours and not path.exists():
         for name in (str(path), f"{path}.yaml"):
             if (folder / name).is_file():
                 return folder / name, f"recipes/{name}"

@@ -229,7 +229,8 @@ class EvalConfig:
     """Evaluation during training."""
 
     steps: int | Literal["epoch", "no"] = "epoch"
-    """Evaluate every so many steps, each epoch, or never ("no"); needs data.eval."""
+    """Evaluate every so many steps or each epoch, and at the last step; or never ("no"). Needs
+    data.eval."""
     per_device_eval_batch_size: int | None = None
     """Examples in an evaluation batch; default: the training batch size."""
     generate: int = 0

@@ -1,8 +1,15 @@
 """1 where the final answer is the reference's as a number (or as text), else 0.
 
-The final answer is, in this order: the last `\\boxed{…}`, what follows the last `####` or
-`answer is`, the last number. Of what follows, a number that begins it counts, up to the end of its
-sentence; several numbers are no answer.
+The final answer is, in this order:
+
+1. the last `\\boxed{…}` (MATH; verl, open-r1 and TRL look there first);
+2. what follows the last `####` (GSM8K), `answer is` (lm-eval's minerva_math) or `Answer:` (verl's
+   DAPO), bold or not; `答案` likewise;
+3. the last number in bold, `**12**`, of the last line;
+4. the last number, which `= 12` at the end is, too (lm-eval's and verl's flexible GSM8K).
+
+Of what follows a mark, a number that begins it counts, up to the end of its sentence; several
+numbers are no answer.
 """
 
 from __future__ import annotations
@@ -18,11 +25,17 @@ _SIGN = r"(?:(?<![\w)\]}])[-−])?"
 _PLAIN = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _FRAC = r"\\[dt]?frac\{-?\d+\}\{\d+\}"
 _NUMBER = re.compile(rf"{_SIGN}(?:{_FRAC}|{_PLAIN}(?:\s*/\s*\d+)?)(?:\s*\\?%)?")
-_MARKED = re.compile(r"(?:####|\banswer is:?|答案[是为:：]?)\s*([^\n]+)", re.IGNORECASE)
+_MARKED = re.compile(
+    r"(?:####|\banswers?(?:\*\*)?(?: is:?|\s*[:：])(?:\*\*)?|答案[是为:：]?)\s*([^\n]+)",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+_NUMBERING = re.compile(r"\s*\*\*\d+(?:[.):：]\*\*|\*\*[.):：])\s*\S")
+"""The number of a step, `**1.** Add three`, which is no answer."""
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _VALUE = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,3})?(?:/\d+)?", re.IGNORECASE)
 """Powers of ten have an end: an answer of 1e999999999 would take all memory."""
-_SENTENCE = re.compile(r"[.!?。！？](?=\s|$)|\b(?:because|since|as|which)\b")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？]|\b(?:because|since|as|which)\b")
 _EQUATION = re.compile(r"^(?:[^=,;A-Za-z]|,(?=\d)|\b[A-Za-z]\b)*=")
 _OPEN = re.compile(r"\d|[+*/^\\{}=<>]|\s[-−]\s|\bor\b")
 """Behind a number: there is more to the answer than a unit."""
@@ -56,8 +69,7 @@ def final(text: str) -> str:
     marked = _MARKED.findall(text)
     if marked:
         return marked[-1].strip().rstrip(".").strip()
-    numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else ""
+    return _bold(text) or next(reversed(_NUMBER.findall(text)), "")
 
 
 def value(text: str) -> Fraction | None:
@@ -104,6 +116,15 @@ def _sentence(text: str) -> str:
 
 def _bare(text: str) -> str:
     return text.strip().strip("$").strip().rstrip(".").strip()
+
+
+def _bold(text: str) -> str:
+    """The last number in bold of the last line; empty if there is none."""
+    lines = text.strip().splitlines()
+    last = lines[-1] if lines else ""
+    numbering = _NUMBERING.match(last)
+    found = [one[1] for one in _BOLD.finditer(last, numbering.end() - 1 if numbering else 0)]
+    return next((one for one in reversed(found) if value(one) is not None), "")
 
 
 def _boxed(text: str) -> str | None:

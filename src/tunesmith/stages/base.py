@@ -42,6 +42,9 @@ class Plain:
     def steps(self, run: Run) -> Iterator[Step]:
         return run.loader.steps(run.step, run.total_steps)
 
+    def evaluation_steps(self, run: Run, loader: Any) -> Iterator[Step]:
+        return loader.steps(0, loader.steps_in_epoch(0))
+
     def save(self, hf: nn.Module, path: Path) -> None:
         """The tuner saves all there is."""
 
@@ -66,7 +69,7 @@ def build(config: Any, parts: Parts) -> Stage:
     return registry.load("stages", config.kind).build(config, parts)
 
 
-def token_loss(tokens: TokenLogprobs) -> Loss:
+def token_loss(tokens: TokenLogprobs, batch: Batch) -> Loss:
     """Weighted negative log-likelihood Σ w·−log p, and how many targets were the likeliest token.
 
     Both are sums over the unit `tokens` (Σ w); the loop divides by its global count, so that
@@ -74,7 +77,26 @@ def token_loss(tokens: TokenLogprobs) -> Loss:
     """
     nll = -(tokens.logprobs_S * tokens.weights_S).sum()
     correct = (tokens.correct_S * tokens.weights_S).sum()
-    return Loss({"loss": Term(nll, "tokens")}, {"accuracy": Term(correct.detach(), "tokens")})
+    metrics = {"accuracy": Term(correct.detach(), "tokens")}
+    return Loss({"loss": Term(nll, "tokens")}, metrics, lambda: _by_example(tokens, batch))
+
+
+def _by_example(tokens: TokenLogprobs, batch: Batch) -> dict[str, Any]:
+    """Mean loss and accuracy of each example, and the tokens that they are means of."""
+    weights_S = tokens.weights_S.double()
+    zeros_G = weights_S.new_zeros(len(batch.segments.start_G))
+    total = lambda values_S: zeros_G.index_add(0, tokens.segment_S, values_S.double() * weights_S)
+    counts_G = total(weights_S.new_ones(len(weights_S)))
+    divisor_G = counts_G.where(counts_G != 0, 1.0)
+    found = {
+        "loss": -total(tokens.logprobs_S) / divisor_G,
+        "accuracy": total(tokens.correct_S) / divisor_G,
+        "tokens": counts_G,
+    }
+    owner_G = batch.extra.get("example")  # -1: a prompt that several examples share
+    return (
+        found if owner_G is None else {n: values_G[owner_G >= 0] for n, values_G in found.items()}
+    )
 
 
 def neftune(embeddings_BTD: Tensor, batch: Batch, alpha: float) -> Tensor:

@@ -39,4 +39,4 @@ class CpoStage(pairs.ReferenceFree):
         if config.cpo_alpha:
             terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.cpo_alpha)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in logps))
-        return Loss(terms, pairs.metrics(rewards, logps))
+        return pairs.told(terms, rewards, logps)

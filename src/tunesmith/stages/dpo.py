@@ -63,4 +63,4 @@ class DpoStage(pairs.PairStage):
         if config.rpo_alpha:
             terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.rpo_alpha)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in ratios))
-        return Loss(terms, pairs.metrics(rewards, logps, ratios))
+        return pairs.told(terms, rewards, logps, ratios)

@@ -110,8 +110,9 @@ def nothing(model: Any, batch: Batch) -> Loss:
     return Loss({"loss": Term(model(batch).logprobs_S.sum() * 0.0, "rows")}, {})
 
 
-def metrics(rewards_N: Tensor, desirable_N: Tensor, kl: Tensor) -> dict[str, Term]:
-    """Sums over rows; a side's mean reward is its sum over its share."""
+def told(losses_N: Tensor, rewards_N: Tensor, desirable_N: Tensor, kl: Tensor) -> Loss:
+    """The loss with what is logged: sums over rows; a side's mean reward is its sum over its
+    share."""
     good_N = desirable_N.to(rewards_N.dtype)
     found = {
         "rewards/desirable_sum": rewards_N * good_N,
@@ -119,4 +120,6 @@ def metrics(rewards_N: Tensor, desirable_N: Tensor, kl: Tensor) -> dict[str, Ter
         "rewards/desirable_share": good_N,
         "kl": kl.expand(len(rewards_N)),
     }
-    return {name: Term(values_N.detach().sum(), "rows") for name, values_N in found.items()}
+    metrics = {name: Term(values_N.detach().sum(), "rows") for name, values_N in found.items()}
+    rows = {"loss": losses_N.detach(), "reward": rewards_N.detach(), "desirable": desirable_N}
+    return Loss({"loss": Term(losses_N.sum(), "rows")}, metrics, lambda: rows)

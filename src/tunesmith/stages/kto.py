@@ -10,7 +10,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.stages import feedback_impl
 from tunesmith.stages.base import Plain
 from tunesmith.stages.pairs_impl import refuse_source_weights
-from tunesmith.types import Batch, Encoded, Feedback, Loss, Run, Step, Term
+from tunesmith.types import Batch, Encoded, Feedback, Loss, Run, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,24 +63,33 @@ class KtoStage(Plain):
             self._set_reference_point(run, step)
             yield step
 
-    def _set_reference_point(self, run: Run, step: Step) -> None:
-        """Puts z₀ of the whole step, over all ranks, into each of its batches."""
+    def evaluation_steps(self, run: Run, loader: Any) -> Iterator[Step]:
+        """z₀ is that of all evaluation data, whatever its batches: TRL takes each batch's own,
+        which makes the loss depend on `per_device_eval_batch_size`. Each row is computed once."""
+        steps = list(loader.steps(0, loader.steps_in_epoch(0)))
+        self._set_reference_point(run, [batch for step in steps for batch in step], keep=True)
+        yield from steps
+
+    def _set_reference_point(self, run: Run, batches: Step, *, keep: bool = False) -> None:
+        """Puts z₀ of the batches, over all ranks, into each; with `keep` log π/ref as well."""
         import torch
 
         total, rows = 0.0, 0.0
         training = run.model.training
         run.model.eval()
         with torch.no_grad():
-            for batch in step:
+            for batch in batches:
                 if batch.units["rows"]:
                     moved = batch.to(run.parallel.device)
-                    _, mismatched_N = self._ratios(run.model, moved)
+                    ratio_N, mismatched_N = self._ratios(run.model, moved)
                     total += float(mismatched_N.sum())
                     rows += len(mismatched_N)
+                    if keep:
+                        batch.extra["ratio"] = ratio_N.cpu()
         run.model.train(training)
         found = run.parallel.sum({"kl": total, "rows": rows})
         kl = max(0.0, found["kl"] / (found["rows"] or 1.0))
-        for batch in step:
+        for batch in batches:
             batch.extra["kl"] = torch.tensor(kl)
 
     def loss(self, model: Any, batch: Batch) -> Loss:
@@ -89,15 +98,16 @@ class KtoStage(Plain):
         if not batch.units["rows"]:
             return feedback_impl.nothing(model, batch)
         config = self.config
-        ratio_N, mismatched_N = self._ratios(model, batch)
-        desirable_N = feedback_impl.verdicts(batch)
-        # Outside of training z₀ is that of the batch: evaluation has no step.
-        kl = batch.extra.get("kl")
-        kl = mismatched_N.mean().clamp(min=0).detach() if kl is None else kl.to(ratio_N)
+        if "ratio" in batch.extra:
+            ratio_N, kl = batch.extra["ratio"], batch.extra["kl"]
+        else:
+            ratio_N, mismatched_N = self._ratios(model, batch)
+            # A batch that stands alone, of no step, has a reference point of its own.
+            kl = batch.extra.get("kl", mismatched_N.mean().clamp(min=0).detach())
+        desirable_N, kl = feedback_impl.verdicts(batch), kl.to(ratio_N)
         weights = config.desirable_weight, config.undesirable_weight
         losses_N = preference.kto(ratio_N, desirable_N, kl, config.beta, weights)
-        metrics = feedback_impl.metrics(config.beta * ratio_N, desirable_N, kl)
-        return Loss({"loss": Term(losses_N.sum(), "rows")}, metrics)
+        return feedback_impl.told(losses_N, config.beta * ratio_N, desirable_N, kl)
 
     def _ratios(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π/ref of answers and of mismatched answers, shape (N,) each; the latter without

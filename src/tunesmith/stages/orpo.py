@@ -37,4 +37,4 @@ class OrpoStage(pairs.ReferenceFree):
             "odds_ratio": Term(ratio_P.sum(), "rows", config.beta),
         }
         rewards = pairs.Sides(*(config.beta * side_P for side_P in means))
-        return Loss(terms, pairs.metrics(rewards, logps))
+        return pairs.told(terms, rewards, logps)

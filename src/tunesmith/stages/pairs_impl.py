@@ -17,7 +17,7 @@ from tunesmith.stages.sft import example
 from tunesmith.templates import missing
 from tunesmith.templates.fit import fit, misfit
 from tunesmith.templates.truncate import Limits, length
-from tunesmith.types import Conversation, Encoded, Message, Parts, Preference, Term
+from tunesmith.types import Conversation, Encoded, Loss, Message, Parts, Preference, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,12 +219,16 @@ def reference(batch: Batch) -> Sides:
     return Sides(values_P2[:, 0], values_P2[:, 1])
 
 
-def metrics(
-    rewards: Sides, logps: Sides | None = None, ratios: Sides | None = None
-) -> dict[str, Term]:
-    """What is logged of pairs; means over pairs once the loop has divided.
+def told(
+    terms: dict[str, Term],
+    rewards: Sides,
+    logps: Sides | None = None,
+    ratios: Sides | None = None,
+) -> Loss:
+    """The loss with what is logged of pairs: means over pairs once the loop has divided.
 
     Args:
+        terms: What is trained.
         rewards: What the loss compares.
         logps: Log-probabilities of the answers.
         ratios: log π/ref of the answers, where there is a reference: the estimate k1 of their KL
@@ -242,7 +246,9 @@ def metrics(
         found |= {"logps/chosen": logps.chosen_P, "logps/rejected": logps.rejected_P}
     if ratios is not None:
         found |= {"kl/chosen": ratios.chosen_P, "kl/rejected": ratios.rejected_P}
-    return {name: Term(value_P.detach().sum(), "rows") for name, value_P in found.items()}
+    rows = {name: values_P.detach() for name, values_P in found.items()}
+    sums = {name: Term(values_P.sum(), "rows") for name, values_P in rows.items()}
+    return Loss(terms, sums, lambda: rows)
 
 
 def chosen_nll(tokens: TokenLogprobs, batch: Batch) -> Tensor:

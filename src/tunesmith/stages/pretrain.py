@@ -66,4 +66,4 @@ class PretrainStage(Plain):
         return Encoded(tuple(blocks))
 
     def loss(self, model: Any, batch: Batch) -> Loss:
-        return token_loss(model(batch))
+        return token_loss(model(batch), batch)

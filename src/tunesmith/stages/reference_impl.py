@@ -36,7 +36,8 @@ def attach(run: Any, say: Say) -> None:
     """Gives the run's loaders a column `reference`: float64, shape (rows, examples of a row)."""
     steps = range(run.total_steps)
     needed = np.unique([row for step in steps for row in run.loader.row_ids(step)])
-    run.loader = run.loader.with_column("reference", _values(run, run.loader, needed, say))
+    if len(needed):  # no steps, where a run is only evaluated
+        run.loader = run.loader.with_column("reference", _values(run, run.loader, needed, say))
     if run.eval_loader is not None:
         every = np.arange(len(run.eval_loader.dataset))
         values_NE = _values(run, run.eval_loader, every, say)

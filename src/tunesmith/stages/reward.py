@@ -84,7 +84,7 @@ class RewardStage(pairs.PairStage):
             squares_P = weight_P * (scores.chosen_P + scores.rejected_P) ** 2
             coefficient = self.config.center_rewards_coefficient
             terms["centring"] = Term(squares_P.sum(), "rows", coefficient)
-        return Loss(terms, pairs.metrics(scores))
+        return pairs.told(terms, scores)
 
     def scores(self, model: Any, batch: Batch) -> Tensor:
         """The score of each example: of its last token, which is the end marker; shape (N,)."""

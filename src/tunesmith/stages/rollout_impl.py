@@ -19,7 +19,7 @@ import numpy as np
 
 from tunesmith.data.collate import collate_items
 from tunesmith.data.rounds import Rounds
-from tunesmith.rewards import base as rewards
+from tunesmith.rewards import base as rewards, exact_match
 from tunesmith.rewards.base import Answer, Reward, Rewards
 from tunesmith.stages.base import Plain
 from tunesmith.stages.columns_impl import within
@@ -249,13 +249,20 @@ class RolloutStage(Plain):
         answers = [group[0].answer for group in groups]
         scores = self.scores(answers)
         term = lambda values: Term(torch.tensor(float(np.sum(values))), "rows")
-        metrics = {f"rewards/{name}": term(values) for name, values in scores.each.items()}
-        metrics |= {
-            "reward": term(scores.total_N),
-            "completion_length": term([one.tokens for one in answers]),
-            "cut_share": term([not one.finished for one in answers]),
+        found: dict[str, Any] = {f"rewards/{name}": each for name, each in scores.each.items()}
+        found |= {
+            "reward": scores.total_N,
+            "exact_match": exact_match.score(answers, None),
+            "completion_length": [float(one.tokens) for one in answers],
+            "cut_share": [float(not one.finished) for one in answers],
         }
-        return Loss({"loss": term(-scores.total_N)}, metrics)
+        texts = {
+            "prompt": [one.prompt for one in answers],
+            "answer": [one.text for one in answers],
+            "reference": [one.reference for one in answers],
+        }
+        metrics = {name: term(values) for name, values in found.items()}
+        return Loss({"loss": term(-scores.total_N)}, metrics, lambda: {**texts, **found})
 
     def remarks(self) -> list[str]:
         return self.health.remarks()

@@ -126,8 +126,9 @@ class SftStage(Plain):
     def loss(self, model: Any, batch: Batch) -> Loss:
         alpha = self.config.neftune_noise_alpha
         if alpha and model.training:
-            return token_loss(model(batch, lambda embeddings, b: neftune(embeddings, b, alpha)))
-        return token_loss(model(batch))
+            noisy = lambda embeddings, b: neftune(embeddings, b, alpha)
+            return token_loss(model(batch, noisy), batch)
+        return token_loss(model(batch), batch)
 
 
 def _trained(sequences: list[list[EncodedTurn]]) -> int:

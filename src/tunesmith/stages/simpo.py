@@ -42,4 +42,4 @@ class SimpoStage(pairs.ReferenceFree):
         if config.sft_weight:
             terms["nll"] = Term(pairs.chosen_nll(tokens, batch), "first_tokens", config.sft_weight)
         rewards = pairs.Sides(*(config.beta * side_P for side_P in means))
-        return Loss(terms, pairs.metrics(rewards, logps))
+        return pairs.told(terms, rewards, logps)

@@ -14,8 +14,8 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.registry import did_you_mean
 from tunesmith.training import checkpoint
-from tunesmith.training.log import Log, with_loss
-from tunesmith.training.loop import total_units
+from tunesmith.training.log import Log
+from tunesmith.training.measure import measure
 from tunesmith.training.optim import load_state_tensors, state_tensors
 from tunesmith.training.precision import LossScale
 from tunesmith.training.schedule import factor
@@ -29,6 +29,8 @@ class Best:
     value: float
     step: int
     saved: bool
+    loss: float | None = None
+    """Its evaluation loss, where `value` is another metric."""
 
 
 @dataclass
@@ -139,7 +141,10 @@ class TrainingRun:
 
     def _asides_left(self) -> dict[str, int]:
         """Evaluations and saves still to come, those of this step among them."""
-        evaluations = self._times_due(self.recipe.eval.steps) if self.eval_loader else 0
+        every = self.recipe.eval.steps
+        evaluations = self._times_due(every) if self.eval_loader else 0
+        if self.eval_loader and every != "epoch":  # the last step always has one
+            evaluations += self.total_steps % int(every) != 0
         return {"eval": evaluations, "save": self._times_due(self.recipe.train.save_steps)}
 
     def _times_due(self, every: int | str) -> int:
@@ -159,15 +164,18 @@ class TrainingRun:
             self.report(line)
 
     def evaluate_if_due(self) -> None:
-        if self.eval_loader is None or not self._due(self.recipe.eval.steps):
+        """Evaluates where the recipe says so, and at the last step."""
+        last = self.step == self.total_steps
+        if self.eval_loader is None or not (last or self._due(self.recipe.eval.steps)):
             return
-        value = self.evaluate()[self.recipe.eval.metric_for_best_model]
+        metrics = self.evaluate()
+        value = metrics[self.recipe.eval.metric_for_best_model]
         sign = -1.0 if self.recipe.eval.greater_is_better else 1.0
         if self.best is None or sign * value < sign * self.best.value:
             saved = self.recipe.eval.load_best_model_at_end or self._due(
                 self.recipe.train.save_steps
             )
-            self.best = Best(value, self.step, saved)
+            self.best = Best(value, self.step, saved, metrics.get("eval_loss"))
 
     def check_metric(self, metrics: dict[str, float]) -> None:
         """Refuses `eval.metric_for_best_model` that no evaluation gives.
@@ -192,27 +200,8 @@ class TrainingRun:
             return self._evaluate(self.eval_loader)
 
     def _evaluate(self, loader: Any) -> dict[str, float]:
-        self.model.eval()
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        unit_of: dict[str, str] = {}
-        coefs: dict[str, float] = {}
-        with torch.no_grad():
-            for step in loader.steps(0, loader.steps_in_epoch(0)):
-                for unit, count in total_units(step).items():
-                    counts[unit] = counts.get(unit, 0.0) + count
-                for batch in step:
-                    loss = self.stage.loss(self.model, batch.to(self.device))
-                    coefs |= {name: term.coef for name, term in loss.terms.items()}
-                    for name, term in {**loss.terms, **loss.metrics}.items():
-                        sums[name] = sums.get(name, 0.0) + float(term.sum)
-                        unit_of[name] = term.unit
-        self.model.train()
-        sums, counts = self.parallel.sum(sums), self.parallel.sum(counts)
-        means = with_loss({n: s / (counts[unit_of[n]] or 1.0) for n, s in sums.items()}, coefs)
+        means, _ = measure(self, loader)
         metrics = {f"eval_{name}": value for name, value in means.items()}
-        if unit_of.get("loss") == "tokens":
-            metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
         if "eval_loss" in metrics:
             self.first_eval = metrics["eval_loss"] if self.first_eval is None else self.first_eval
             self.last_eval = metrics["eval_loss"]
