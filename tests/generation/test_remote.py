@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.busy, self.breaks, self.bodies, self.slow = 0, None, [], threading.Event()
+        self.owner, self.ends = "", "length"
         self.slow.set()
 
     @property
@@ -36,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.reply(200, json.dumps({"data": [{"id": "small"}, {"id": "other"}]}))
+        owner = {"owned_by": self.server.owner} if self.server.owner else {}
+        self.reply(200, json.dumps({"data": [{"id": "small", **owner}, {"id": "other"}]}))
 
     def reply(self, status, text):
         self.send_response(status)
@@ -57,9 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         for at, id in enumerate(ids):
             if at == self.server.breaks:
                 return
-            reason = "length" if at == len(ids) - 1 else None
+            reason = self.server.ends if at == len(ids) - 1 else None
             logprobs = {"token_logprobs": [-0.5]}
             choice = {"text": f"{id} ", "logprobs": logprobs, "finish_reason": reason}
+            if body.get("return_token_ids"):
+                choice["token_ids"] = [id]
             self.wfile.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
             self.wfile.flush()
             if at == 1:
@@ -138,6 +142,30 @@ def test_what_is_sent():
         "repetition_penalty": 1.2, "stop": ["x"], "stop_token_ids": [2], "logit_bias": {"4": -1.0},
     }  # fmt: skip
     assert not {"top_k", "stop", "logit_bias"} & remote.body_of(Request("a", (1,)), "s").keys()
+
+
+@pytest.mark.parametrize(("owner", "all"), [("vllm", -1), ("sglang", -1), ("tunesmith", 0)])
+def test_servers_with_defaults_of_their_own_are_told_everything(server, owner, all):
+    """They would take the model's generation config for what is not said."""
+    server.owner = owner
+    generator = RemoteGenerator(server.url)
+    events = generator.generate([Request("a", (7, 8))])["a"]
+    plain, mine = (
+        server.bodies[0],
+        remote.body_of(Request("a", (1,), Sampling(top_k=5)), "s", owner),
+    )
+    assert (plain["top_k"], plain["min_p"], plain["repetition_penalty"]) == (all, 0.0, 1.0)
+    assert mine["top_k"] == 5
+    assert [event.token for event in events] == ([7, 8] if owner == "vllm" else [-1, -1])
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("abort", "cancelled"), ("error", "error"), ("repetition", "error")]
+)
+def test_a_servers_own_reasons_are_told_as_ours(server, said, reason):
+    server.ends = said
+    events = RemoteGenerator(server.url).generate([Request("a", (7, 8))])["a"]
+    assert [event.finish_reason for event in events] == [None, reason]
 
 
 def test_what_a_server_can_not_do_is_refused(server):

@@ -22,7 +22,7 @@ class Engine:
     model_config = types.SimpleNamespace(max_model_len=64, get_vocab_size=lambda: 100)
 
     def __init__(self):
-        self.work, self.asked, self.aborted = {}, {}, []
+        self.work, self.asked, self.aborted, self.ends = {}, {}, [], "length"
 
     def add_request(self, id, prompt, params):
         self.work[id] = list(prompt["prompt_token_ids"])[: params.max_tokens]
@@ -41,7 +41,7 @@ class Engine:
         for id, ids in list(self.work.items()):
             now, self.work[id] = ids[:2], ids[2:]
             told = [{t: Logprob(logprob=-0.5), t + 1: Logprob(logprob=-2.0)} for t in now]
-            reason = None if self.work[id] else "length"
+            reason = None if self.work[id] else self.ends
             if reason:
                 del self.work[id]
             text = "".join(f"{t} " for t in now)
@@ -99,6 +99,15 @@ def test_events_are_those_of_every_engine(engine):
     assert events["a"][0].top == ((5, -0.5), (6, -2.0))
     assert events["b"][0].top == ()
     assert engine.asked["a"].stop_token_ids == [9]
+    assert engine.asked["a"].top_k == -1  # all: 0 is refused by older versions
+
+
+@pytest.mark.parametrize("ends", ["error", "repetition", "something new"])
+def test_reasons_that_are_not_ours_end_a_request(engine, ends):
+    """Newer versions have more of them; none may leave a request open for ever."""
+    engine.ends = ends
+    events = VllmGenerator("model").generate([Request("a", (5, 6, 7), Sampling(max_tokens=3))])["a"]
+    assert [event.finish_reason for event in events] == [None, None, "error"]
 
 
 def test_a_request_is_cancelled(engine):

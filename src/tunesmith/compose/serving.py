@@ -171,8 +171,23 @@ def _beside(first: Offer, under: int, label: str, adapter: source.Source) -> Off
         description=f"{adapter.spec} → {folder} (beside its base)",
         adapter=label,
         forms=Forms(template.tokenizer, plain.stop_ids),
-        notes=template.notes,
+        notes=(*template.notes, *_other_bits(model, adapter)),
     )
+
+
+def _other_bits(model: Any, adapter: source.Source) -> tuple[str, ...]:
+    """What there is to say of an adapter that was trained beside other bits than it is served."""
+    from tunesmith.models import quantised
+
+    layers = list(quantised.layers(model.hf).values())
+    served = layers[0].bits if layers else None
+    trained = (adapter.card().get("quantize") or {}).get("bits")
+    if served == trained:
+        return ()
+    told = {
+        bits: f"weights in {bits} bits" if bits else "whole weights" for bits in (served, trained)
+    }
+    return (f"it was trained beside {told[trained]} and answers beside {told[served]}",)
 
 
 def _check_base(model: source.Source, label: str, adapter: source.Source) -> None:

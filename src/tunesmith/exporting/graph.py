@@ -91,7 +91,10 @@ def export(
     stored = info.stored_dtype(directory, "float32")
     compute = dtype or (stored if stored in DTYPES else "float32")
     if dtype is None and compute != "float32":
-        notes.append(f"computes in {compute}, as it is stored: --dtype float32 is more exact")
+        notes.append(
+            f"computes in {compute}, as it is stored; with --dtype float32 the graph's numbers are "
+            f"nearer those of the weights than {compute} rounds them to"
+        )
     hf: Any = load.load(ModelConfig(path=str(directory)), dtype=compute).hf
     hf.eval().requires_grad_(False)
     hf.set_attn_implementation("sdpa" if hf._supports_sdpa else "eager")

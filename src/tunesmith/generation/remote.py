@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 RETRIES = 4
 """Tries of a request that has said nothing yet."""
 FIRST_WAIT_S = 0.25
-# extensions that vLLM and SGLang share: sent only where they say something
+# Extensions that vLLM, SGLang and our own server share. What they are not told they take from the
+# model's generation config, so they are told all; other servers only what says something.
 _MORE = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_ALL = {"vllm": -1, "sglang": -1, "tunesmith": 0}
+"""Who owns the models of a server that has them -> its `top_k` for all tokens."""
+_REASONS = {"stop": "stop", "length": "length", "abort": "cancelled"}
 
 
 class RemoteGenerator(Threaded):
     """Answers requests over HTTP, each in a thread of its own; prompts are sent as token ids.
 
-    A server tells texts, and token ids only if it knows `return_token_ids` (vLLM does): an event's
-    token is −1 where it doesn't.
+    A server tells texts, and token ids only if it is vLLM, which knows `return_token_ids`:
+    elsewhere an event's token is −1.
 
     Args:
         model: Address of the server, with or without `/v1`.
@@ -58,18 +62,20 @@ class RemoteGenerator(Threaded):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
         self._faults = (httpx.HTTPError, ValueError, KeyError, IndexError)
-        names = self._health()
+        listed = self._health()
+        names = list(listed)
         if name is not None and name not in names:
             raise ConfigError(
                 "G128", f"{self.url} has no model `{name}`", fix=f"it has {', '.join(names)}"
             )
         self.name = name or names[0]
         self.names = names
+        self.owner = listed[self.name]
         self._room = threading.Semaphore(max_rows)
         self.notes = [f"remote: {self.url}, {self.name}"]
 
-    def _health(self) -> list[str]:
-        """Names of the models there."""
+    def _health(self) -> dict[str, str]:
+        """Names of the models there, and who owns each: `vllm`, `sglang` …"""
         why = ""
         for attempt in range(RETRIES):
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) if attempt else 0)
@@ -77,9 +83,9 @@ class RemoteGenerator(Threaded):
                 answer = self._http.get("/v1/models")
                 if answer.status_code in (401, 403):
                     raise ConfigError("G128", f"{self.url} wants another API key", fix="give `key`")
-                names = [entry["id"] for entry in answer.raise_for_status().json()["data"]]
-                if names:
-                    return names
+                listed = answer.raise_for_status().json()["data"]
+                if found := {entry["id"]: entry.get("owned_by", "") for entry in listed}:
+                    return found
                 why = "it lists no models"
             except self._faults as error:
                 why = f"{type(error).__name__}: {error}"
@@ -118,7 +124,7 @@ class RemoteGenerator(Threaded):
     def _stream(self, request: Request, stop: threading.Event) -> bool:
         """Whether the request came to an end; False: it may be tried again."""
         begun = ended = False
-        body = body_of(request, self.name)
+        body = body_of(request, self.name, self.owner)
         try:
             with self._http.stream("POST", "/v1/completions", json=body) as answer:
                 if answer.status_code == 429 or answer.status_code >= 500:
@@ -144,16 +150,21 @@ class RemoteGenerator(Threaded):
         return True
 
 
-def body_of(request: Request, name: str) -> dict[str, Any]:
-    """The request as `/v1/completions` takes it; what says nothing is left out."""
+def body_of(request: Request, name: str, owner: str = "") -> dict[str, Any]:
+    """The request as `/v1/completions` of such a server takes it."""
     s, plain = request.sampling, Sampling()
     body: dict[str, Any] = {
         "model": request.adapter or name, "prompt": list(request.ids), "stream": True,
         "max_tokens": s.max_tokens, "temperature": s.temperature, "top_p": s.top_p,
         "seed": s.seed % 2**63, "logprobs": s.top_logprobs or 1,
     }  # fmt: skip
+    if owner in _ALL:
+        body |= {"min_p": s.min_p, "repetition_penalty": s.repetition_penalty}
+        body["top_k"] = s.top_k or _ALL[owner]
+    if owner == "vllm":
+        body["return_token_ids"] = True
     for field in ("presence_penalty", "frequency_penalty", *_MORE):
-        if getattr(s, field) != getattr(plain, field):
+        if field not in body and getattr(s, field) != getattr(plain, field):
             body[field] = getattr(s, field)
     if s.stop:
         body["stop"] = list(s.stop)
@@ -173,11 +184,13 @@ def _events(id: str, chunk: dict[str, Any]) -> Iterable[Event]:
     logprobs = told.get("token_logprobs") or [None]
     tokens = choice.get("token_ids") or [-1] * len(logprobs)
     last = max(len(tokens), 1) - 1
+    ended = choice.get("finish_reason")
+    reason = _REASONS.get(ended, "error") if ended else None
     for at in range(last + 1):
         yield Event(
             id,
             tokens[at] if at < len(tokens) else -1,
             logprobs[at] if at < len(logprobs) else None,
             choice.get("text") or "" if at == last else "",
-            choice.get("finish_reason") if at == last else None,
+            reason if at == last else None,
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tunesmith.generation import pattern_impl
+from tunesmith.generation import endings_impl, pattern_impl
 from tunesmith.generation.grammar_impl import (
     EMPTY,
     Automaton,
@@ -67,6 +67,7 @@ def grammar(schema: Any) -> Any:
     reader = _Reader(schema)
     node = reader.node({"type": "object"} if schema is None else schema, "$")
     reader.refuse_circles()
+    node = reader.ended(node)
     return Series((SPACE, node))  # some tokenizers begin every answer with a space
 
 
@@ -105,6 +106,22 @@ class _Reader:
                 # Lists and objects begin with a bracket: only these two say nothing themselves.
                 stack += node.options if isinstance(node, Choice) else ()
                 stack += [node.node] if isinstance(node, Rule) else ()
+
+    def ended(self, root: Any) -> Any:
+        """The grammar without parts that could be begun and never ended.
+
+        Raises:
+            ConfigError: G126, no text is of the schema, for it demands another of itself without
+                end.
+        """
+        can_end = endings_impl.ending(root)
+        if id(root) in can_end:
+            return endings_impl.without_dead_ends(root, can_end)
+        rule = next((rule for rule in self.rules.values() if id(rule) not in can_end), None)
+        if rule is None:
+            raise wrong("$", "no text can be of it")
+        what = f"`$ref` {rule.name!r} can never end: what it requires leads back to itself"
+        raise wrong(rule.name, what)
 
     def node(self, schema: Any, where: str) -> Any:
         """The grammar of one schema."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import ConfigError
 from tunesmith.generation import base
@@ -108,27 +108,64 @@ class TorchGenerator:
         else:
             self._engine.forward.add_adapter(name, deltas_of(adapter))
 
-    def beams(self, request: Request, count: int, *, length_penalty: float = 1.0) -> list[Any]:
+    def beams(
+        self,
+        request: Request,
+        count: int,
+        *,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+    ) -> list[Any]:
         """The best answers to one request by beam search, best first, as (tokens, score).
 
         Args:
             request: `max_tokens` and `stop_ids` of its sampling hold; nothing is drawn.
             count: Beams, and answers.
             length_penalty: Scores are divided by length^penalty.
+            early_stopping: As in transformers: when a search is over.
 
         Raises:
             ConfigError: C210, a value out of range, or a family without the attention interface;
                 G121, the beams don't fit the cache; G160, the engine has a window.
         """
+        search = self.searching(
+            request, count, length_penalty=length_penalty, early_stopping=early_stopping
+        )
+        while True:
+            try:
+                next(search)
+            except StopIteration as end:
+                return end.value
+
+    def searching(
+        self,
+        request: Request,
+        count: int,
+        *,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+    ) -> Generator[None, None, list[Any]]:
+        """`beams` a pass at a time: between two of them the engine may `step`."""
         from tunesmith.generation import beams_impl, engine_impl
 
-        if not isinstance(self._engine, engine_impl.Engine):
+        engine = self._engine
+        if not isinstance(engine, engine_impl.Engine):
             raise ConfigError("C210", "beams need the attention interface", why=self.notes[0])
-        if self._engine.sinks is not None:
+        if engine.sinks is not None:
             what = "beams forget nothing, so they have no window"
             raise ConfigError("G160", what, where="window", fix="make an engine without one")
-        with self._engine.evaluating():
-            return beams_impl.search(self._engine, request, count, length_penalty)
+        if engine.by_length and engine.rows:
+            what = "beams of this model are searched alone, and others are being answered"
+            raise ConfigError("C210", what, why=engine_impl.BY_LENGTH, fix="try again later")
+        passes = beams_impl.search(engine, request, count, length_penalty, early_stopping)
+        while True:
+            with engine.evaluating():
+                try:
+                    next(passes)
+                except StopIteration as end:
+                    return end.value
+            if not engine.by_length:
+                yield
 
     def constraint(self, *, schema: Any = None, pattern: str | None = None, stops: Any = ()) -> Any:
         """What keeps an answer within a JSON schema (None: any object), or a regular expression.

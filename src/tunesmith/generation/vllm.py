@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunesmith.templates.tokenizer import Tokenizer
 
 _REASONS = {"stop": "stop", "length": "length", "abort": "cancelled"}
+"""vLLM's reasons as ours; `error` and those that are new to us end a request as `error`."""
 
 
 class VllmGenerator:
@@ -78,7 +79,7 @@ class VllmGenerator:
         chosen = self._vllm.SamplingParams(
             max_tokens=s.max_tokens,
             temperature=s.temperature,
-            top_k=s.top_k,
+            top_k=s.top_k or -1,  # 0 means all only to newer ones
             top_p=s.top_p,
             min_p=s.min_p,
             repetition_penalty=s.repetition_penalty,
@@ -117,7 +118,7 @@ class VllmGenerator:
     def _events(self, id: str, new: Any) -> list[Event]:
         """One event a new token; the text comes with the last of them."""
         tokens, count = list(new.token_ids), self._told[id]
-        reason = _REASONS.get(new.finish_reason) if new.finish_reason else None
+        reason = _REASONS.get(new.finish_reason, "error") if new.finish_reason else None
         if reason is not None:
             del self._told[id]
         if not tokens:

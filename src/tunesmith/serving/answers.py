@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.errors import TunesmithError
 from tunesmith.generation.thinking import ThinkingSplit
-from tunesmith.serving import faults
+from tunesmith.serving import cut_calls, faults
 from tunesmith.serving.engine import Engine, Ticket
 from tunesmith.serving.service import Model, Service
 from tunesmith.serving.tool_calls import CallFormat
@@ -41,6 +41,7 @@ class Answer:
         tools: Names of the tools.
         stop_ids: Tokens that end an answer and are no part of it.
         several: Whether it may make more than one call.
+        forced: Whether it is held to calls, and can be nothing else.
         thoughts: Takes thoughts apart from what is said; None: all is said.
         marks: Control tokens that begin and end thoughts, and their text.
     """
@@ -50,6 +51,7 @@ class Answer:
     tools: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
     several: bool = True
+    forced: bool = False
     thoughts: ThinkingSplit | None = None
     marks: Mapping[int, str] = field(default_factory=dict)
     text: str = ""
@@ -62,6 +64,8 @@ class Answer:
     _fresh: int = 0
     _pondered: int = 0
     _parsed: tuple[str, list[ToolCall]] | None = None
+    _broken: bool = False
+    """Whether it ended before its calls did."""
 
     def add(self, events: Sequence[Event]) -> None:
         """Takes events in.
@@ -105,7 +109,7 @@ class Answer:
         said = self._said()
         if self.calls is not None and self.reason is None:
             # White space before a call is no part of what is said beside it.
-            said = said[: self.calls.certain(said)].rstrip()
+            said = "" if self.forced else said[: self.calls.certain(said)].rstrip()
         elif self.calls is not None:
             said = self.parsed()[0]
         if self.reason is None and self.prefix.startswith(self.text):
@@ -119,14 +123,33 @@ class Answer:
         return found
 
     def parsed(self) -> tuple[str, list[ToolCall]]:
-        """The finished answer: its words, and the tools it calls."""
+        """The finished answer: its words, and the tools it calls; the last call may be cut."""
         if self._parsed is None:
             words, calls = self._said(), []
             if self.calls is not None:
                 words, calls = self.calls.parse(words, self.tools, several=self.several)
+            ends_early = self.reason == "length"
+            self._broken = self.forced and ends_early
+            if self.calls is not None and not calls and (self.forced or ends_early):
+                words, calls = self._cut(self.calls, words)
             named = [ToolCall(c.name, c.arguments, call_id()) for c in calls]
             self._parsed = words, named
         return self._parsed
+
+    def _cut(self, format: CallFormat, text: str) -> tuple[str, list[ToolCall]]:
+        """Words and calls of an answer that breaks off within a call, if it does."""
+        several, forced = self.several, self.forced
+        found = cut_calls.read(format, text, self.tools, several=several, forced=forced)
+        if found is None:
+            return text, []
+        self._broken = True
+        return found
+
+    def ending(self) -> str | None:
+        """OpenAI's `finish_reason`: calls that are whole end an answer as `tool_calls`."""
+        if self.reason and self.parsed()[1] and not self._broken:
+            return "tool_calls"
+        return self.reason
 
     def _said(self) -> str:
         return self.text.removeprefix(self.prefix)

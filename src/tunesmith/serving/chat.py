@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tunesmith.serving import form, replies
+from tunesmith.serving import beams, form, replies
 from tunesmith.serving.answers import Answer, Asked, Told
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.sampling import samplings
@@ -24,19 +24,12 @@ async def answer(service: Service, request: Request) -> Response:
     _check(body)
     model = service.model(body.model)
     made = form.reader(body, model)
-    top = (body.top_logprobs or 0) if body.logprobs else None
-    asked = Asked(
-        service,
-        model,
-        [],
-        samplings(body, model, service.limits, top),
-        new_id("chatcmpl"),
-        made,
-        await form.rule(service, body, model),
-    )
+    rule = await form.rule(service, body, model)
     ids = await service.chat_ids(model, body.messages, form.tools_told(body))
     service.fits(model, ids, "messages")
-    asked.prompts = [ids]
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    chosen = samplings(body, model, service.limits, top, prompt=len(ids))
+    asked = Asked(service, model, [ids], chosen, new_id("chatcmpl"), made, rule)
     if not body.stream:
         return await replies.while_connected(request, _whole(asked, body))
     await asked.submit()
@@ -51,21 +44,25 @@ def _check(body: ChatBody) -> None:
         what = "`stream_options` is for streams; `stream` is not true"
         raise Refusal("S111", what, "stream_options")
     form.check(body)
+    beams.check(body)
 
 
 # ---------------------------------------------------------------- whole
 
 
 async def _whole(asked: Asked, body: ChatBody) -> Response:
-    answers = await asked.finished()
+    if body.use_beam_search:
+        await beams.answer(asked, body)
+    else:
+        await asked.finished()
     choices = [
         {
             "index": at,
             "message": _message(answer),
             "logprobs": logprobs(answer.tokens, asked.model.texts) if body.logprobs else None,
-            "finish_reason": _reason(answer),
+            "finish_reason": answer.ending(),
         }
-        for at, answer in enumerate(answers)
+        for at, answer in enumerate(asked.answers)
     ]
     head = _head(asked, "chat.completion")
     return replies.reply({**head, "choices": choices, "usage": asked.usage()})
@@ -96,10 +93,6 @@ def _calls(answer: Answer) -> list[dict[str, Any]]:
         }
         for call in answer.parsed()[1]
     ]
-
-
-def _reason(answer: Answer) -> str | None:
-    return "tool_calls" if answer.reason and answer.parsed()[1] else answer.reason
 
 
 def logprobs(tokens: Sequence[Told], texts: TokenTexts) -> dict[str, Any]:
@@ -145,7 +138,7 @@ async def _chunks(asked: Asked, body: ChatBody) -> AsyncGenerator[bytes]:
             if calls := _calls(answer):
                 told = [{"index": number, **call} for number, call in enumerate(calls)]
                 yield chunk(at, {"tool_calls": told})
-            yield chunk(at, {}, finish_reason=_reason(answer))
+            yield chunk(at, {}, finish_reason=answer.ending())
     if counted:
         yield replies.frame({**head, "choices": [], "usage": asked.usage()})
     yield replies.DONE

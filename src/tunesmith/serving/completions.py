@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tunesmith.serving import likeliest, replies
+from tunesmith.serving import beams, likeliest, replies
 from tunesmith.serving.answers import Answer, Asked, Told
 from tunesmith.serving.faults import Refusal
 from tunesmith.serving.sampling import samplings
@@ -23,11 +23,12 @@ async def answer(service: Service, request: Request) -> Response:
     body = await replies.body(request, CompletionBody, service.limits)
     _check(body)
     model = service.model(body.model)
-    chosen = samplings(body, model, service.limits, body.logprobs)
     rows = await service.rows(model, body.prompt, "prompt")
-    room = 0 if chosen[0].max_tokens == 0 else 1
+    room = 0 if body.max_tokens == 0 else 1
     for at, ids in enumerate(rows):
         service.fits(model, ids, f"prompt[{at}]" if len(rows) > 1 else "prompt", room=room)
+    prompt = max(map(len, rows))
+    chosen = samplings(body, model, service.limits, body.logprobs, prompt=prompt)
     asked = Asked(
         service,
         model,
@@ -50,6 +51,7 @@ def _check(body: CompletionBody) -> None:
     if body.stream_options is not None and not body.stream:
         what = "`stream_options` is for streams; `stream` is not true"
         raise Refusal("S111", what, "stream_options")
+    beams.check(body)
 
 
 async def _whole(asked: Asked, body: CompletionBody) -> Response:
@@ -58,6 +60,8 @@ async def _whole(asked: Asked, body: CompletionBody) -> Response:
             Answer(reason="length") for _ in range(len(asked.prompts) * len(asked.samplings))
         ]
         asked.service.metrics.prompt += sum(map(len, asked.prompts))
+    elif body.use_beam_search:
+        await beams.answer(asked, body)
     else:
         await asked.finished()
     echoes = await _echoes(asked, body)

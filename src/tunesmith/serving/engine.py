@@ -12,14 +12,14 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith import threads
 from tunesmith.errors import TunesmithError
-from tunesmith.serving import faults
+from tunesmith.serving import between, faults
+from tunesmith.serving.between import settle
 from tunesmith.serving.metrics import Metrics
 from tunesmith.types import Event, Generator, Request
 
@@ -92,7 +92,7 @@ class Engine:
         self._lanes = tuple(lanes)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[str, Ticket] = {}
-        self._work: deque[Callable[[], None]] = deque()
+        self._work = between.Between()
         self._held = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tunesmith-engine", daemon=True)
@@ -143,22 +143,21 @@ class Engine:
         Raises:
             Refusal: S118 or S119 as `submit`.
         """
-        self._reserve(1)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        return await self._between(between.at_once(work), 1, long=False)
 
-        def run() -> None:
-            self._release(1)
-            if future.cancelled():
-                return
-            try:
-                value, error = work(), None
-            except Exception as found:  # a handler turns it into an answer
-                value, error = None, found
-            loop.call_soon_threadsafe(_settle, future, value, error)
+    async def gradually(self, pieces: between.Pieces, count: int) -> Any:
+        """Likewise work that takes long, a piece between two steps; it counts as many requests.
 
-        self._commands.put(lambda: self._work.append(run))
-        return await future
+        Raises:
+            Refusal: S118 or S119 as `submit`.
+        """
+        return await self._between(pieces, count, long=True)
+
+    async def _between(self, pieces: between.Pieces, count: int, *, long: bool) -> Any:
+        self._reserve(count)
+        work = between.Work(pieces, lambda: self._release(count))
+        self._commands.put(lambda: self._work.add(work, long=long))
+        return await work.result
 
     def abort(self, fault: Callable[[], faults.Refusal]) -> None:
         """Breaks off everything in hand: the grace time of a shutdown is over."""
@@ -173,8 +172,7 @@ class Engine:
 
     def _run(self) -> None:
         while self._obey():
-            if self._work:  # one at a time, so that streams go on beside it
-                self._work.popleft()()
+            self._work.advance()
             for lane in self._lanes:
                 try:
                     events = lane.step() if self._busy(lane) else []
@@ -217,7 +215,7 @@ class Engine:
                 self._drop(ticket)
             self._release(len(tickets) - taken)
         loop = tickets[0].loop
-        loop.call_soon_threadsafe(_settle, accepted, None, error)
+        loop.call_soon_threadsafe(settle, accepted, None, error)
 
     def _cancel(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
@@ -241,6 +239,8 @@ class Engine:
             _log.exception("the engine failed while it forgot a request")
 
     def _abort(self, fault: Callable[[], faults.Refusal], lane: Generator | None = None) -> None:
+        if lane is None:
+            self._work.abort(fault)
         for ticket in list(self._tickets.values()):
             if lane is None or ticket.lane is lane:
                 self._drop(ticket)  # first: who is told may ask again at once
@@ -283,12 +283,3 @@ class Engine:
     def _release(self, count: int) -> None:
         with self._lock:
             self._held -= count
-
-
-def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)

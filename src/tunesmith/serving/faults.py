@@ -146,6 +146,6 @@ def _field_of(what: str) -> str:
     """The field that a C210 names: `temperature is -1`, or `… honour `adapter` of a request`."""
     quoted = what.split("`")
     word = quoted[1] if len(quoted) > 2 else what.split(" ", 1)[0]
-    return {"constraint": "response_format", "adapter": "model"}.get(
+    return {"constraint": "response_format", "adapter": "model", "beams": "use_beam_search"}.get(
         word, word if word.isidentifier() and len(word) > 3 else ""
     )

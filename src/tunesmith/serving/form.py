@@ -60,12 +60,14 @@ def reader(body: ChatBody, model: Model) -> Callable[[Sequence[int]], Answer]:
     calls = _calls(model) if tools_told(body) else None
     names = tuple(tool.function.name for tool in _callable(body))
     stop_ids = frozenset((*offer.defaults.stop_ids, *(body.stop_token_ids or ())))
-    several = _several(body)
+    several, forced = _several(body), _forced(body)
     marks = hidden_marks(offer.tokenizer)
 
     def empty(ids: Sequence[int]) -> Answer:
         split = ThinkingSplit(begun=begun_by(offer.tokenizer, ids))
-        return Answer(offer.template.answer_prefix, calls, names, stop_ids, several, split, marks)
+        return Answer(
+            offer.template.answer_prefix, calls, names, stop_ids, several, forced, split, marks
+        )
 
     return empty
 
@@ -82,7 +84,7 @@ async def rule(
     """
     form = _form(body)
     strict = any(tool.function.strict for tool in _callable(body))
-    forced = body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
+    forced = _forced(body)
     held = tools_told(body) and (forced or form or strict or not _several(body))
     if not held and not form:
         return None
@@ -140,6 +142,11 @@ def _callable(body: ChatBody) -> list[Tool]:
     if isinstance(choice, NamedTool):
         return [tool for tool in found if tool.function.name == choice.function.name]
     return found
+
+
+def _forced(body: ChatBody) -> bool:
+    """Whether an answer must be a call."""
+    return body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
 
 
 def _several(body: ChatBody) -> bool:

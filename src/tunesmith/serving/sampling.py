@@ -25,7 +25,7 @@ _SAME = (
 
 
 def samplings(
-    body: SamplingFields, model: Model, limits: Limits, top: int | None
+    body: SamplingFields, model: Model, limits: Limits, top: int | None, *, prompt: int
 ) -> list[Sampling]:
     """One Sampling a choice: the same but for the seed, which counts on from the one given.
 
@@ -35,9 +35,10 @@ def samplings(
         limits: The server's own bounds.
         top: How many likeliest tokens were asked for with each token; None: not even its own
             log-probability.
+        prompt: Tokens of the prompt, of the longest if there are several.
 
     Raises:
-        Refusal: S111, a value this model can't have.
+        Refusal: S111, a value this model can't have; S123, more tokens than there is room for.
     """
     plain = model.offer.defaults
     given: dict[str, Any] = {
@@ -48,7 +49,7 @@ def samplings(
         given["top_p"] = max(body.top_p, 1e-9)
     if body.logit_bias:
         given["logit_bias"] = _bias(body.logit_bias, model)
-    given["max_tokens"] = longest(body, model, limits)
+    given["max_tokens"] = longest(body, model, limits, prompt)
     if body.stop is not None:
         texts = [body.stop] if isinstance(body.stop, str) else body.stop
         given["stop"] = tuple(dict.fromkeys([*texts, *plain.stop]))
@@ -60,11 +61,12 @@ def samplings(
     return [dataclasses.replace(chosen, seed=(seed + at) % 2**64) for at in range(body.n or 1)]
 
 
-def longest(body: SamplingFields, model: Model, limits: Limits) -> int:
-    """How many tokens an answer may have.
+def longest(body: SamplingFields, model: Model, limits: Limits, prompt: int) -> int:
+    """How many tokens an answer may have behind a prompt of so many.
 
     Raises:
-        Refusal: S111, two fields differ; S123, more than the context or the server allows.
+        Refusal: S111, two fields differ; S123, more than the prompt leaves of the context, or than
+            the server allows.
     """
     name, asked = "max_tokens", body.max_tokens
     if isinstance(body, ChatBody) and body.max_completion_tokens is not None:
@@ -72,11 +74,15 @@ def longest(body: SamplingFields, model: Model, limits: Limits) -> int:
             what = "`max_tokens` and `max_completion_tokens` differ"
             raise Refusal("S111", what, "max_tokens", fix="give one of them")
         name, asked = "max_completion_tokens", body.max_completion_tokens
-    bound = min(model.context, limits.max_tokens or model.context)
+    room = model.room(prompt)
+    bound = min(room, limits.max_tokens or room)
     if asked is None:
         return min(COMPLETION_TOKENS, bound) if isinstance(body, CompletionBody) else bound
     if asked > bound:
-        raise Refusal("S123", f"`{name}` is {asked:,}; at most {bound:,} are possible", name)
+        why = f"this server allows at most {bound:,}"
+        if bound == room:
+            why = f"at most {bound:,} are possible: {model.told_room(prompt)}"
+        raise Refusal("S123", f"`{name}` is {asked:,}; {why}", name)
     if asked == 0 and not (isinstance(body, CompletionBody) and body.echo):
         raise Refusal("S111", f"`{name}` is 0: nothing would be answered", name)
     return asked

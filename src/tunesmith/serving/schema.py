@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_BEAMS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_BATCH = 256
 """Prompts or inputs in one request."""
@@ -32,6 +33,16 @@ def _off(value: bool) -> bool:
 
 Off = Annotated[bool, AfterValidator(_off), Field(json_schema_extra={"const": False})]
 """A switch that can't be on. (A Literal would take 0 for false.)"""
+
+
+_BEAMS = "The `n` likeliest answers by beam search, as vLLM has it; greedy, not streamed."
+_WIDTH = "How many beams go on at a time; default: `n`. Only with `use_beam_search`."
+_PENALTY = "Of beams: their log-probability is divided by length^penalty; default 1."
+_STOPPING = (
+    "Of beams: true ends the search with as many answers as there are beams, false when a running "
+    'one is worse at its present length, "never" when it could not get better at any; as '
+    "transformers has it."
+)
 
 
 class Body(BaseModel):
@@ -64,6 +75,12 @@ class SamplingFields(Body):
     )
     max_tokens: int | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    use_beam_search: bool | None = Field(default=None, description=_BEAMS)
+    best_of: int | None = Field(default=None, ge=1, le=MAX_BEAMS, description=_WIDTH)
+    length_penalty: float | None = Field(
+        default=None, ge=-10, le=10, allow_inf_nan=False, description=_PENALTY
+    )
+    early_stopping: bool | Literal["never"] | None = Field(default=None, description=_STOPPING)
     seed: Seed | None = None
     stop: Stops | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
@@ -181,7 +198,6 @@ class CompletionBody(SamplingFields):
     )
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    best_of: int | None = Field(default=None, ge=1, le=1)
     suffix: None = None
 
 

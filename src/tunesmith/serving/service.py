@@ -56,6 +56,16 @@ class Model:
     def context(self) -> int:
         return self.offer.context or UNBOUNDED
 
+    def room(self, prompt: int) -> int:
+        """Tokens that an answer may have behind a prompt of so many."""
+        return self.context if self.offer.context is None else self.context - prompt
+
+    def told_room(self, prompt: int) -> str:
+        """What bounds an answer, in words."""
+        if self.offer.context is None:
+            return f"no answer is longer than {self.context:,} tokens"
+        return f"the context is {self.context:,} tokens, and the prompt takes {prompt:,} of them"
+
     @cached_property
     def texts(self) -> TokenTexts:
         return TokenTexts(self.offer.tokenizer)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compose.answering import CallShape
 from tunesmith.errors import DataError
+from tunesmith.serving.cut_calls import KEYS
 from tunesmith.templates.pieces import join
 from tunesmith.types import Conversation, Message, ToolCall
 
@@ -29,7 +30,6 @@ _PROBE: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {_KEY: {"type": "string"}}},
     },
 }
-_KEYS = ("arguments", "parameters")
 _DECODER = json.JSONDecoder()
 
 
@@ -90,7 +90,7 @@ class CallFormat:
 def _call(value: Any) -> ToolCall | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
-    key = next((key for key in _KEYS if isinstance(value.get(key), dict)), None)
+    key = next((key for key in KEYS if isinstance(value.get(key), dict)), None)
     if key is None:
         return None
     return ToolCall(value["name"], json.dumps(value[key], ensure_ascii=False))
@@ -144,7 +144,7 @@ def _shape(template: Template, text: str, at: int, opening: str, marker: int | N
     controls = [token for token, id in tokenizer.added.items() if id in tokenizer.special_ids]
     ends = [at for t in (*controls, *template.stop_strings) if (at := closing.find(t)) >= 0]
     closing = closing[: min(ends, default=0)].rstrip()
-    key = next(key for key in _KEYS if key in call)
+    key = next(key for key in KEYS if key in call)
     return CallShape(opening, marker, key, between, closing)
 
 
