@@ -52,5 +52,5 @@ def refused(path: Path, head: bytes, kind: str | None = None) -> DataError | Non
     """
     for other in KINDS:
         if head.startswith(other.begins) and not (kind == "text" and other.begins[:1] == b"<"):
-            return DataError("D104", f"the file is {other.name}", where=str(path), fix=other.fix)
+            return DataError("D104", f"the file is {other.name}", where=f"{path}:1", fix=other.fix)
     return None
