@@ -37,13 +37,14 @@ def test_check_of_good_data(chats, capsys):
 
 
 def test_a_major_finding_is_exit_code_6(tmp_path, capsys):
-    path = write(tmp_path / "a.jsonl", ROWS[:2] * 5)
+    path = write(tmp_path / "a.jsonl", ROWS[:2] * 12)
     code, found = answer(capsys, "check", path)
     assert (code, found["worst"]) == (6, "MAJOR")
     assert main(["data", "check", path]) == 6
     err = capsys.readouterr().err
-    assert "error[G110]: MAJOR: 8 of 10 rows equal an earlier one" in err
-    assert "data.on_finding=warn" in err
+    assert "error[G110]: MAJOR: 22 of 24 rows equal an earlier one" in err
+    assert "tunesmith data dedup FILE -o FEWER; or data.on_finding=warn" in err
+    assert "--fix" not in err  # which would not mend it
 
 
 def test_check_of_a_recipe_looks_at_evaluation_too(tmp_path, chats, capsys):
@@ -240,3 +241,22 @@ def test_split_counts_rows_and_keeps_equal_ones_together(tmp_path, capsys):
     same = write(tmp_path / "same.jsonl", [row(0)] * 4)
     assert main(["data", "split", same, "-o", str(tmp_path / "s"), "--eval", "1"]) == 3
     assert "D208" in capsys.readouterr().err
+
+
+def test_what_can_only_be_read_is_split_into_json_lines(tmp_path, capsys):
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"text": [f"line {i}" for i in range(10)]})
+    with arrow.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    code, found = answer(capsys, "split", str(tmp_path / "a.arrow"), "-o", str(tmp_path / "p"))
+    assert (code, found["train"], found["eval"]) == (0, 9, 1)
+    assert found["train_file"].endswith("train.jsonl")
+
+
+def test_columns_of_another_language_are_named_in_the_advice(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("Frage;Antwort;Quelle\nWas?;Das.;hier\nWer?;Ich.;dort\n")
+    assert main(["data", "inspect", str(path)]) == 3
+    err = capsys.readouterr().err
+    assert "--columns prompt=Frage,completion=Antwort" in err
+    assert main(["data", "check", str(path), "--columns", "prompt=Frage,completion=Antwort"]) == 0

@@ -180,3 +180,36 @@ def trained_tokenizer(tmp_path):
     config["additional_special_tokens"] = ["<|another|>"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_equal_rows_are_held_out_together(tmp_path, capsys):
+    rows = [{"prompt": f"Ask {i}?", "completion": f"Answer {i}."} for i in range(30)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+    code, run = train(tmp_path, "held", f"data.train={path}", "data.eval.count=9")
+    assert code == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "30 of 60 rows equal an earlier one; they stand on its side" in said
+    assert "so that 8 rows are held out where 9 were asked for" in said
+    report = json.loads((run / "data_report.json").read_text())
+    assert (report["train"]["items"], report["eval"]["items"]) == (52, 8)
+
+
+def test_check_and_train_judge_alike(tmp_path, capsys):
+    lines = [f"The miller sold {i % 4} sacks of flour." for i in range(40)]
+    book = tmp_path / "b.txt"
+    book.write_text("\n\n".join(lines))
+    for name in "ab":
+        prefix = tmp_path / name
+        assert main(["data", "tokenize", str(book), "-o", str(prefix), "--to", "megatron"]) == 0
+    words = ["stage=pretrain", f"data.train=0.3 {tmp_path / 'a'} 0.7 {tmp_path / 'b'}"]
+    capsys.readouterr()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("model: builtin:tiny\nstage: pretrain\ndata: {packing: blocks}\n")
+    assert main(["data", "check", str(recipe), *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    (checked,) = [one for one in found if one["check"] == "duplicates"]
+    assert checked["level"] == "MINOR"
+    code, _ = train(tmp_path, "blend", *words, "data.packing=blocks")
+    assert code == 0
+    assert f"MINOR {checked['text']}" in " ".join(capsys.readouterr().err.split())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from tunesmith.data import check, facts, store
+from tunesmith.data import check, facts, prints, store
 from tunesmith.types import Example
 
 REPORT = {"bad_rows": 0, "rows": 9, "reasons": {}, "skipped": [], "truncated": 0}
@@ -57,7 +57,7 @@ def test_one_empty_answer_in_hundreds_is_a_slip(tmp_path):
 def test_what_was_not_looked_at_is_said(tmp_path, monkeypatch):
     data = data_of(tmp_path, GOOD)
     assert "looked at" not in {one.check for one in check.check(data, MARKERS)}
-    monkeypatch.setattr(check, "COMPARED", 4)
+    monkeypatch.setattr(prints, "COMPARED", 4)
     one = found(data, "looked at")
     assert (one.level, one.text) == (
         "MINOR",
@@ -89,7 +89,7 @@ def test_rows_that_hold_nothing_for_the_format_are_no_fault(tmp_path):
 def test_an_answer_and_a_mismatch_are_no_pair(tmp_path):
     data = data_of(tmp_path, [(one, one) for one in GOOD])
     assert found(data, "pairs").level == "MAJOR"
-    names = {one.check for one in check.check(data, replace(MARKERS, pairs=False))}
+    names = {one.check for one in check.check(data, replace(MARKERS, measured=(1,)))}
     assert not names & {"pairs", "length bias"}
 
 
@@ -137,7 +137,7 @@ def test_cut_answers_weigh_by_rows_and_not_where_cutting_is_chosen(tmp_path):
 def test_what_is_cut_is_judged_alike_before_a_training(tmp_path, cut):
     data = data_of(tmp_path, GOOD, truncated=cut)  # of 36 tokens
     for markers in (MARKERS, replace(MARKERS, cutting=True)):
-        both = [check.check(data, markers, skipping=skipping) for skipping in (False, True)]
+        both = [check.check(data, replace(markers, skipping=skip)) for skip in (False, True)]
         one, other = (next(f for f in found if f.check == "truncation") for found in both)
         assert one == other
     assert one.level == "MINOR"
@@ -163,11 +163,11 @@ def test_duplicates(tmp_path):
     assert one.level == "MAJOR"
     assert one.text.startswith("18 of 27 rows equal an earlier one")
     assert one.where[0] == "f:10"
-    # Before a training, copies among a few rows or among the lines of a text are no reason to stop.
+    # Copies among a few rows or among the lines of a text are no reason to stop.
     lines = replace(MARKERS, documents=True)
     for rows, markers, level in ((9, MARKERS, "MAJOR"), (2, MARKERS, "MINOR"), (9, lines, "MINOR")):
         data = data_of(tmp_path, GOOD[:rows] * 3, "c")
-        findings = check.check(data, markers, skipping=True)
+        findings = check.check(data, markers)
         assert [one.level for one in findings if one.check == "duplicates"] == [level]
     # The same tokens with other weights are another example.
     other = Example(GOOD[0].ids_T, np.array([0, 1, 1, 1], np.float32))
@@ -187,10 +187,46 @@ def test_a_little_overlap_is_no_reason_to_stop(tmp_path):
 
 
 def test_rows_the_user_chose_to_leave_out_are_no_reason_to_stop(tmp_path):
+    chosen = replace(MARKERS, skipping=True)
     data = data_of(tmp_path, GOOD, bad_rows=1, rows=10, reasons={"x": 1})
-    assert check.check(data, MARKERS, skipping=True)[0].level == "MINOR"
+    assert check.check(data, MARKERS)[0].level == "MAJOR"
+    assert check.check(data, chosen)[0].level == "MINOR"
     lost = data_of(tmp_path, GOOD, bad_rows=90, rows=99, reasons={"x": 90})
-    assert check.check(lost, MARKERS, skipping=True)[0].level == "MAJOR"
+    assert check.check(lost, chosen)[0].level == "MAJOR"
+    # What on_overlength leaves out is chosen too, whatever bad rows do.
+    long = data_of(tmp_path, GOOD, left_out=1, rows=10, reasons={"longer than data.max_length": 1})
+    assert check.check(long, MARKERS)[0].level == "MINOR"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        ("D105", "not JSON", "tunesmith data check FILE --fix"),
+        ("D121", "column `x` is missing", "--columns"),
+        ("D204", "longer than data.max_length 8", "raise data.max_length"),
+        ("D204", "the template has no place for tools", "data.on_bad_row: skip"),
+    ],
+)
+def test_fix_is_named_only_where_it_mends(tmp_path, code, reason, fix):
+    skipped = [{"file": "f", "line": 1, "code": code, "reason": reason}]
+    data = data_of(tmp_path, GOOD, bad_rows=1, rows=10, reasons={reason: 1}, skipped=skipped)
+    one = found(data, "rows")
+    assert (one.level, fix in one.fix) == ("MAJOR", True)
+    assert ("--fix" in one.fix) == (code == "D105")
+
+
+def test_every_major_finding_says_what_mends_it(tmp_path):
+    mute = Example(np.array([1, 1, 3], np.int32), np.zeros(3, np.float32))
+    hollow = example([1, 1, 2], 1)
+    endless = example([1, 1, 20, 21], 2)
+    rows = [mute, hollow, endless] * 12
+    data = data_of(tmp_path, rows, truncated=900, unknown=90, bad_rows=1, rows=37)
+    other = data_of(tmp_path, [endless], "b")
+    major = [one for one in check.check(data, MARKERS, other) if one.level == "MAJOR"]
+    names = {one.check for one in major}
+    assert names >= {"rows", "trained tokens", "empty answers", "BOS", "truncation", "duplicates",
+                     "unknown tokens", "evaluation"}  # fmt: skip
+    assert all(one.fix for one in major)
 
 
 def test_rows_without_a_trained_token(tmp_path):

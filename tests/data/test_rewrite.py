@@ -156,3 +156,16 @@ def test_rows_of_several_samples_stay_whole_and_rows_of_none_are_counted(tmp_pat
         source, tmp_path / "d.jsonl", near=None, on="all", left_out=rewrite.LeftOut(skip=False)
     )
     assert (found["written"], found["equal"]) == (1, 1)
+
+
+def test_the_same_words_over_other_tools_are_another_row(tmp_path):
+    talk = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "No."}]
+    tool = lambda name: {"type": "function", "function": {"name": name, "parameters": {}}}
+    rows = [{"messages": talk, "tools": [tool(name)]} for name in ("a", "b", "a")]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = rewrite.without_duplicates(
+        Source(str(path)), tmp_path / "b.jsonl", near=None, on="all",
+        left_out=rewrite.LeftOut(skip=False),
+    )  # fmt: skip
+    assert (found["rows"], found["written"], found["equal"]) == (3, 2, 1)

@@ -107,8 +107,23 @@ def test_chatglm(tmp_path):
     assert made.rust.token_to_id("[MASK]") == size
     assert made.rust.token_to_id("eop") == size + 4
     assert made.config["add_bos_token"] is False
-    pieces = [*files.words("▁hello"), ("<|blank_2|>", 0.0, 4)]
-    (tmp_path / "tokenizer.model").write_bytes(files.sentencepiece(pieces))
-    assert code(lambda: convert.convert(tmp_path)) == "E223"
-    (tmp_path / "tokenizer_config.json").unlink()  # told by its pieces alone
-    assert code(lambda: convert.convert(tmp_path)) == "E223"
+
+
+def test_chatglm_1_rewrites_white_space(tmp_path):
+    white = [(text, 0.0, 4) for text in ("<n>", "<|tab|>", "<|blank_3|>", "<|blank_2|>")]
+    pieces = [*files.words("▁hello", "▁world"), *white, ("<sop>", 0.0, 3)]
+    (tmp_path / "ice_text.model").write_bytes(files.sentencepiece(pieces))
+    text = "hello\n\n     world\thello"
+    expected = ["▁hello", "<n>", "<n>", "<|blank_3|>", "<|blank_2|>", "w", "o", "r", "l", "d",
+                "<|tab|>", "h", "e", "l", "l", "o"]  # fmt: skip
+    counts = {}
+    for config in (None, {"num_image_tokens": 0}, {"num_image_tokens": 5}, {}):
+        if config is not None:
+            write(tmp_path, tokenizer_config={"tokenizer_class": "ChatGLMTokenizer", **config})
+        made = convert.convert(tmp_path)
+        found = made.rust.encode(text, add_special_tokens=False)
+        assert found.tokens == expected
+        assert made.rust.decode(found.ids) == text
+        counts[str(config)] = made.rust.token_to_id("<sop>") - len(pieces) + 1
+        assert f"{counts[str(config)]:,} image" in made.notes[0] or not counts[str(config)]
+    assert list(counts.values()) == [0, 0, 5, 20_000]

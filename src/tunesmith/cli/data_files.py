@@ -64,12 +64,14 @@ def split(
     json: Annotated[bool, output.JSON] = False,
 ) -> None:
     """Split rows into training and evaluation; equal rows stay on one side."""
-    from tunesmith.data import rewrite
+    from tunesmith.data import rewrite, write
     from tunesmith.recipe.sections import Holdout
 
     source = source_of(file, format, columns)
     path = source.path
-    suffix = "".join(Path(path).suffixes[-2 if path.endswith(".gz") else -1 :]) or ".jsonl"
+    suffix = "".join(Path(path).suffixes[-2 if path.endswith(".gz") else -1 :])
+    if not write.can_write(Path(f"train{suffix}")):  # a folder, or a kind that is only read
+        suffix = ".jsonl"
     train, evaluation = out / f"train{suffix}", out / f"eval{suffix}"
     for target in (train, evaluation):
         _ready(target, [source], yes)
@@ -215,7 +217,7 @@ def source_of(
     config = DataConfig()
     say = lambda topic, text: output.log(f"{topic:<8}{text}")
     found = catalogue.local(catalogue.named(source, config, say), config, platform.home(), say)
-    for text in read.separators(found.path):
+    for text in read.notes(found.path):
         say("note", text)
     return found
 

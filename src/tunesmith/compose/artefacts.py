@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__
 from tunesmith.compose import quantising
 from tunesmith.compose.source import CARD, find_run, record_base
+from tunesmith.data import trained
 from tunesmith.data.stream_head import Head
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
@@ -49,10 +51,10 @@ def _sources(found: Any) -> list[dict[str, Any]]:
     return found.report.get("sources", [])
 
 
-def describe_data(train_set: Any, eval_set: Any) -> str:
+def describe_data(train_set: Any, eval_set: Any, measured: Sequence[int] = ()) -> str:
     """`2,000 rows → 319k tokens, 41% trained · 0 truncated · 3 dropped (data_report.json)`."""
     tokens = int(train_set.lengths.sum())
-    share = 100 * float(train_set.trained.sum()) / max(tokens, 1)
+    share = 100 * trained.tokens(train_set, measured).trained / max(tokens, 1)
     report = train_set.report
     first = "the first " if isinstance(train_set, Head) else ""
     text = (

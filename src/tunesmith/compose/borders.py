@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tunesmith.compose.samples_of import conversations
 from tunesmith.data import hub, rewrite, row_items, tokenised
-from tunesmith.data.check import Finding
+from tunesmith.data.finding import Finding
 from tunesmith.errors import DataError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.templates.base import Template

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import platform
-from tunesmith.compose import model, streaming
-from tunesmith.data import blend, catalogue, check, encode, hub, loader, read, split, stream_head
-from tunesmith.errors import ConfigError, GateFailed
-from tunesmith.recipe import origins
+from tunesmith.compose import model, samples_of, streaming
+from tunesmith.data import blend, catalogue, encode, hub, loader, read, split, stream_head
+from tunesmith.errors import ConfigError
 from tunesmith.recipe.sections import DataConfig, Holdout, Recipe, Source
 from tunesmith.stages import base as stages
 from tunesmith.templates import base as templates
 from tunesmith.training import schedule
-from tunesmith.types import Document, Feedback, Parts, Stage
+from tunesmith.types import Document, Parts, Stage
 
 if TYPE_CHECKING:
     from tunesmith.data.store import Dataset
@@ -237,8 +236,14 @@ def datasets(
         return head, _build(recipe, evaluation, factory, stage, progress) if evaluation else None
     train = _build(recipe, data.train, factory, stage, progress)
     if isinstance(data.eval, Holdout):
-        train_rows, eval_rows = split.of_dataset(train, data.eval, recipe.train.seed)
-        return train.select(train_rows), train.select(eval_rows)
+        sides = split.of_dataset(
+            train,
+            data.eval,
+            recipe.train.seed,
+            without=samples_of.measured(stage),
+            say=lambda text: (progress or _silent)("data", text),
+        )
+        return train.select(sides[0]), train.select(sides[1])
     if data.eval:
         return train, _build(recipe, data.eval, factory, stage, progress)
     return train, None
@@ -293,60 +298,6 @@ def fit_context(recipe: Recipe, origin: model.Origin, say: Any = None) -> Recipe
     whose = "the model's context" + (" less the virtual tokens" if virtual else "")
     (say or _silent)("note", f"data.max_length {length} → {context}, {whose}")
     return changed(recipe, dataclasses.replace(recipe.data, max_length=context))
-
-
-def findings(
-    recipe: Recipe,
-    stage: Stage,
-    train: Dataset,
-    evaluation: Dataset | None,
-    *,
-    skipping: bool = False,
-) -> tuple[check.Finding, ...]:
-    """What would train badly; see `data.check`. That long rows are cut is a choice only where the
-    recipe says so itself."""
-    tokenizer = stage.template.tokenizer
-    documents = stage.sample == (Document,)
-    ends = {tokenizer.eos_id} if documents else {*stage.template.stop_ids, tokenizer.eos_id}
-    pairs = Feedback not in stage.sample
-    data = recipe.data
-    chosen = origins(recipe).get("data.on_overlength", "default") != "default"
-    cutting = chosen and data.on_overlength == "truncate"
-    markers = check.Markers(
-        frozenset(ends - {None}), tokenizer.bos_id, documents, data.max_length, cutting, pairs
-    )
-    return check.check(train, markers, evaluation, skipping=skipping)
-
-
-def check_before_training(
-    recipe: Recipe, stage: Stage, train: Dataset, evaluation: Dataset | None, say: Any
-) -> None:
-    """Tells MINOR and MAJOR findings, and stops at a MAJOR one.
-
-    Raises:
-        GateFailed: G110, unless data.on_finding is warn.
-    """
-    found = findings(recipe, stage, train, evaluation, skipping=True)
-    for one in found:
-        if one.level != "OK":
-            say("check", f"{one.level} {one.text}")
-    major = [one for one in found if one.level == "MAJOR"]
-    if major and recipe.data.on_finding == "error":
-        raise major_finding(
-            major[0].text, len(major), major[0].where[0] if major[0].where else "data"
-        )
-
-
-def major_finding(text: str, count: int, where: str) -> GateFailed:
-    """G110: data that would train badly."""
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return GateFailed(
-        "G110",
-        f"MAJOR: {text}{more}",
-        where=where,
-        fix="mend the data (`tunesmith data check FILE --fix`, `tunesmith data dedup FILE`),"
-        " or data.on_finding=warn to train all the same",
-    )
 
 
 def train_loader(recipe: Recipe, dataset: Dataset, **layout: Any):

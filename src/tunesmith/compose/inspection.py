@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith import recipe as recipes
-from tunesmith.compose import borders, data, model
-from tunesmith.compose.samples_of import conversations
+from tunesmith.compose import borders, data, findings, model, samples_of
 from tunesmith.data import encode, hub, row_items, show, texts, tokenised
+from tunesmith.data.finding import Finding
 from tunesmith.data.store import Dataset
 from tunesmith.recipe.sections import Recipe
 from tunesmith.types import Conversation, Document, Encoded, Feedback, Preference, Sample, Stage
@@ -28,8 +28,6 @@ SIDES: dict[tuple[type, ...], tuple[str, str]] = {
     (Feedback,): ("the answer", "another row's answer, for KTO's reference point"),
 }
 """What the two examples of an item are, where they are not chosen and rejected."""
-MEASURED: dict[tuple[type, ...], tuple[int, ...]] = {(Feedback,): (1,)}
-"""Which of them are not trained on, but measured for the others."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class AsConversations:
         encode = self.factory()
 
         def sides(samples: Sequence[Sample]) -> list[Encoded]:
-            parts = [conversations(sample) for sample in samples]
+            parts = [samples_of.conversations(sample) for sample in samples]
             encoded = iter(encode([one for part in parts for one in part]))
             return [_joined([next(encoded) for _ in part]) for part in parts]
 
@@ -104,13 +102,13 @@ def inspect(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
             continue
         for role, count in show.roles(source, found["format"], recipe.data).items():
             counts[role] = counts.get(role, 0) + count
-    findings = data.findings(recipe, stage, train, evaluation)
+    found = findings.findings(recipe, stage, train, evaluation)
     tokenizer = stage.template.tokenizer
     sides = SIDES.get(stage.sample, show.SIDES)
-    measured = MEASURED.get(stage.sample, ())
+    measured = samples_of.measured(stage)
     return {
         "summary": {**show.summary(train, measured), "roles": counts},
-        "findings": [one.as_dict() for one in findings],
+        "findings": [one.as_dict() for one in found],
         "train": train,
         "look": show.Look(
             tokenizer.decode,
@@ -136,7 +134,7 @@ def check(recipe: Recipe, progress: Any = None) -> dict[str, Any]:
     recipe, stage, train, evaluation = _encoded(recipe, progress)
     formats = [one["format"] for one in train.report["sources"]]
     found = [
-        *data.findings(recipe, stage, train, evaluation),
+        *findings.findings(recipe, stage, train, evaluation),
         *borders.check(recipe, stage, formats),
     ]
     for source in recipe.data.train:
@@ -186,25 +184,26 @@ def _sample(recipe: Recipe, train: Dataset, item: int) -> Sample | None:
     return samples[item - first] if len(samples) == last + 1 - first else None
 
 
-def worst(findings: Sequence[dict[str, Any]]) -> str:
+def worst(found: Sequence[dict[str, Any]]) -> str:
     """The most severe level."""
-    levels = {one["level"] for one in findings}
+    levels = {one["level"] for one in found}
     return next(level for level in ("MAJOR", "MINOR", "OK") if level in levels)
 
 
-def stop_if_major(findings: Sequence[dict[str, Any]], where: str) -> None:
+def stop_if_major(found: Sequence[dict[str, Any]], where: str) -> None:
     """Makes a MAJOR finding an exit code.
 
     Raises:
         GateFailed: G110.
     """
-    if major := [one for one in findings if one["level"] == "MAJOR"]:
-        raise data.major_finding(major[0]["text"], len(major), where)
+    if major := [Finding(**one) for one in found if one["level"] == "MAJOR"]:
+        raise findings.major_finding(major, where)
 
 
 def _encoded(recipe: Recipe, progress: Any) -> tuple[Recipe, Stage, Dataset, Dataset | None]:
     recipe = data.local(recipe, progress)
     data.check_sources(recipe)
+    asked = recipe
     recipe = data.changed(recipe, replace(recipe.data, on_bad_row="skip"))
     origin = model.origin(recipe)
     recipe = data.fit_context(recipe, origin, progress)
@@ -215,4 +214,7 @@ def _encoded(recipe: Recipe, progress: Any) -> tuple[Recipe, Stage, Dataset, Dat
         for note in stage.template.notes:  # as a training says them
             progress("note", note)
     maker: Any = AsConversations(factory) if stage.sample == (Conversation,) else factory
-    return recipe, stage, *data.datasets(recipe, maker, stage, progress)
+    sets = data.datasets(recipe, maker, stage, progress)
+    # Rows are listed instead of raised; what is found is judged by what the recipe says of them.
+    policy = asked.data.on_bad_row
+    return data.changed(recipe, replace(recipe.data, on_bad_row=policy)), stage, *sets

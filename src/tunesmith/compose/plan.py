@@ -10,6 +10,8 @@ from tunesmith import platform
 from tunesmith.compose import artefacts, data, train
 from tunesmith.compose.display import Display
 from tunesmith.compose.memory import available_gb, disk_gb, largest_batch, layout, memory, variants
+from tunesmith.compose.samples_of import measured
+from tunesmith.data import trained
 from tunesmith.recipe.sections import EvalConfig, LogConfig, OutputConfig, Recipe
 
 PROBE_STEPS = 4
@@ -32,12 +34,13 @@ def check(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     loader = ready.stage.arrange(loader)
     total = loader.total_steps(recipe.train.num_train_epochs, recipe.train.max_steps)
     tokens = int(train_set.lengths.sum())
+    seen = measured(ready.stage)
     return {
         "model": ready.origin.describe(),
-        "data": artefacts.describe_data(train_set, eval_set),
+        "data": artefacts.describe_data(train_set, eval_set, seen),
         "rows": len(train_set),
         "tokens": tokens,
-        "trained_share": float(train_set.trained.sum()) / max(tokens, 1),
+        "trained_share": trained.tokens(train_set, seen).trained / max(tokens, 1),
         "steps": total,
         "epochs": loader.epoch_of(total),
         "left_out": train_set.report["skipped"],

@@ -14,6 +14,7 @@ from tunesmith.compose import (
     build,
     data,
     edited,
+    findings,
     memory,
     model,
     quantising,
@@ -22,6 +23,7 @@ from tunesmith.compose import (
     stopping,
 )
 from tunesmith.compose.display import Display, Logged
+from tunesmith.compose.samples_of import measured
 from tunesmith.errors import RunError
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rundir import RunDir
@@ -137,8 +139,8 @@ def prepare(recipe: Recipe, display: Display) -> Ready:
     stage.check(recipe)
     rewarding.check(recipe, stage)
     train_set, eval_set = data.datasets(recipe, factory, stage, display.line)
-    display.line("data", artefacts.describe_data(train_set, eval_set))
-    data.check_before_training(recipe, stage, train_set, eval_set, display.line)
+    display.line("data", artefacts.describe_data(train_set, eval_set, measured(stage)))
+    findings.check_before_training(recipe, stage, train_set, eval_set, display.line)
     for note in data.notes(recipe, train_set, stage):
         display.line("note", note)
     need = memory.check_fits(

@@ -2,106 +2,58 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tunesmith.data import facts as items, lines, report as reports
+from tunesmith.data import check_rows, facts as items, lines, prints, report as reports, trained
 from tunesmith.data.facts import Facts
+from tunesmith.data.finding import MEND, Finding, Level, Markers, places
 from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
 from tunesmith.data.store import Dataset
-from tunesmith.types import Example
 
-Level = Literal["OK", "MINOR", "MAJOR"]
-
-COMPARED = 1_000_000
-"""Rows compared with each other; more would take longer than they are worth before every run."""
-MOST_COPIES = 0.5
-"""Share of rows that are copies above which a data set is not what it seems."""
-MOST_SEEN = 0.1
-"""Share of evaluation tokens that are trained on above which their loss says nothing."""
-MOST_EQUAL = 0.01
-"""Share of pairs without a difference above which something went wrong in making them."""
 MOST_EMPTY = 0.01
 """Share of rows with an answer that is a mere end marker, above which it is no slip of the data."""
 MOST_CUT = 0.1
 """Share of the tokens, or of the rows whose answer is cut, above which a length does not fit."""
-BIAS = 0.75
-"""Share of pairs in which the same side is longer, above which length is what will be learnt."""
-FEWEST = 20
-"""Rows or pairs below which a share of copies or of longer answers tells nothing."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    check: str
-    text: str
-    where: tuple[str, ...] = ()
-    """The first rows concerned."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Markers:
-    """Ids that have a meaning here."""
-
-    end_ids: frozenset[int]
-    """End-of-turn markers and EOS."""
-    bos_id: int | None = None
-    documents: bool = False
-    """Rows are documents, perhaps in several blocks; only the last block of each ends it."""
-    max_length: int | None = None
-    """What text is cut to, for the message."""
-    cutting: bool = False
-    """The user wrote that longer rows are to be cut."""
-    pairs: bool = True
-    """Items of two examples are a chosen and a rejected answer; else an answer and a mismatch."""
+READ = ("D103", "D105", "D106", "D107", "D109", "D110")
+"""Rows that can't even be read: what `check --fix` is for."""
 
 
 def check(
     train: Dataset,
     markers: Markers,
     evaluation: Dataset | None = None,
-    *,
-    skipping: bool = False,
 ) -> tuple[Finding, ...]:
-    """Looks through the encoded rows once.
+    """Looks through the encoded rows once. `data check` and a training ask here alike, so both
+    judge alike.
 
     Args:
         train: Training data.
-        markers: What ends an answer, what begins a text.
+        markers: What ends an answer, what begins a text; what the recipe says of bad rows.
         evaluation: Evaluation data, looked at only for rows that are trained on too.
-        skipping: Before a training. Rows are left out because the recipe says so: worth a word, no
-            reason to stop unless more than half of them are gone. Nor are copies among documents
-            or a few rows.
     """
     found = items.facts(train, markers.end_ids, markers.bos_id)
-    compared = train if len(train) <= COMPARED else train.select(np.arange(COMPARED))
-    prints = fingerprints(compared)
+    most = prints.COMPARED
+    compared = train if len(train) <= most else train.select(np.arange(most))
+    seen = prints.of_items(compared, without=markers.measured)
     return (
-        _left_out(train.report, skipping),
+        _left_out(train.report, markers.skipping),
         *_overlooked(train.report),
-        _untrained(train, markers.pairs),
+        _untrained(train, markers.measured),
         _ends(train, found, markers),
         _empty(train, found, markers),
         _double_bos(train, found),
         _truncated(train, markers),
         _unknown(train.report),
-        _duplicates(compared, prints, skipping and (markers.documents or len(train) < FEWEST)),
-        *([_equal_sides(train), _length_bias(train)] if markers.pairs else []),
+        check_rows.duplicates(compared, seen, markers),
+        *(() if markers.measured else check_rows.pairs(train)),
         *_one_text(train.report),
         *_not_looked_at(train, found, compared),
-        *([_overlap(prints, evaluation, markers)] if evaluation is not None else []),
+        *([check_rows.overlap(seen, evaluation, markers)] if evaluation is not None else []),
     )
 
 
@@ -130,30 +82,6 @@ def _not_looked_at(train: Dataset, found: Facts, compared: Dataset) -> list[Find
         return []
     text = f"of {len(train):,} rows only {' and '.join(parts)}"
     return [Finding("MINOR", "looked at", text)]
-
-
-def worst(findings: Sequence[Finding]) -> Level:
-    """The most severe level."""
-    levels = {one.level for one in findings}
-    return "MAJOR" if "MAJOR" in levels else "MINOR" if "MINOR" in levels else "OK"
-
-
-def fingerprints(data: Dataset) -> list[bytes]:
-    """A hash of each item's tokens and weights."""
-    return [_print(data[index]) for index in range(len(data))]
-
-
-def _print(examples: Sequence[Example]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for example in examples:
-        digest.update(len(example.ids_T).to_bytes(4, "little"))
-        digest.update(np.ascontiguousarray(example.ids_T).data)
-        digest.update(np.ascontiguousarray(example.weights_T).data)
-    return digest.digest()
-
-
-def _where(data: Dataset, rows: np.ndarray | Sequence[int]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(data.where(int(index)) for index in rows[:5]))
 
 
 def _overlooked(report: Mapping[str, Any]) -> tuple[Finding, Finding]:
@@ -187,22 +115,41 @@ def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
     reasons = "; ".join(f"{n:,} × {why}" for why, n in list(report["reasons"].items())[:3])
     where = tuple(reports.place(problem) for problem in report["skipped"][:5])
     nothing = sum(n for why, n in report["reasons"].items() if why.startswith(NOTHING))
-    fine = count == nothing or (skipping and 2 * (count - nothing) <= rows)
+    asked = skipping or not report["bad_rows"]  # what else is left out, the recipe asked for
+    fine = asked and 2 * (count - nothing) <= rows
     level: Level = "MINOR" if fine else "MAJOR"
-    return Finding(level, "rows", f"{count:,} of {rows:,} rows can't be used: {reasons}", where)
+    text = f"{count:,} of {rows:,} rows can't be used: {reasons}"
+    return Finding(level, "rows", text, where, _mend_rows(report))
 
 
-def _untrained(data: Dataset, all_trained: bool) -> Finding:
-    """Items all of whose weights are zero; `all_trained`: what has a weight is trained, and none of
-    it only measured, so that a share can be told."""
+def _mend_rows(report: Mapping[str, Any]) -> str:
+    """What can be done about most of the rows that are left out. `check --fix` mends files; it
+    can't write an answer that is not there, nor shorten one."""
+    codes = Counter(problem["code"] for problem in report["skipped"])
+    first = codes.most_common(1)[0][0] if codes else ""
+    if any("max_length" in reason for reason in list(report["reasons"])[:1]):
+        return "raise data.max_length"
+    if first in READ:
+        return f"mend the files: {MEND}"
+    if first in ("D121", "D122", "D123"):
+        return (
+            "mend these rows, or say what they are: --format and --columns (format: and columns:"
+            " in a recipe)"
+        )
+    return "mend these rows, or write data.on_bad_row: skip"
+
+
+def _untrained(data: Dataset, measured: Sequence[int]) -> Finding:
+    """Items all of whose weights are zero."""
     without = np.flatnonzero(data.trained == 0)
     if not len(without):
-        share = float(data.trained.sum()) / max(int(data.lengths.sum()), 1)
-        told = f"; {share:.0%} of all tokens" if all_trained else ""
-        return Finding("OK", "trained tokens", f"every row is trained on{told}")
+        share = trained.tokens(data, measured).trained / max(int(data.lengths.sum()), 1)
+        text = f"every row is trained on; {share:.0%} of all tokens"
+        return Finding("OK", "trained tokens", text)
     level: Level = "MAJOR" if len(without) > 0.1 * len(data) else "MINOR"
     text = f"{len(without):,} of {len(data):,} rows have no trained token"
-    return Finding(level, "trained tokens", text, _where(data, without))
+    fix = "look at them (tunesmith data inspect FILE); see stage.train_on and the rows' weights"
+    return Finding(level, "trained tokens", text, places(data, without), fix)
 
 
 def _ends(data: Dataset, found: Facts, markers: Markers) -> Finding:
@@ -219,7 +166,10 @@ def _ends(data: Dataset, found: Facts, markers: Markers) -> Finding:
         return Finding("OK", name, f"all {noun} end with a trained end marker")
     level: Level = "MAJOR" if len(without) == looked else "MINOR"
     text = f"{len(without):,} of {looked:,} {noun} don't end with a trained end marker"
-    return Finding(level, name, text, _where(data, without))
+    fix = "name a data.template whose answers have an end (tunesmith data inspect FILE shows them)"
+    if markers.documents:
+        fix = "make the token ids anew, each document ending in EOS (tunesmith data tokenize)"
+    return Finding(level, name, text, places(data, without), fix)
 
 
 def _last_of_row(data: Dataset, items_N: np.ndarray) -> np.ndarray:
@@ -241,7 +191,8 @@ def _empty(data: Dataset, found: Facts, markers: Markers) -> Finding:
     text = f"{len(empty):,} of {len(data):,} rows train an answer that is a mere end marker"
     text = f"{text}: does the template drop tool calls?"
     level: Level = "MAJOR" if len(empty) > MOST_EMPTY * len(data) else "MINOR"
-    return Finding(level, "empty answers", text, _where(data, empty))
+    fix = "data.template: chatml, which writes tools and calls; or remove the empty answers"
+    return Finding(level, "empty answers", text, places(data, empty), fix)
 
 
 def _double_bos(data: Dataset, found: Facts) -> Finding:
@@ -251,7 +202,8 @@ def _double_bos(data: Dataset, found: Facts) -> Finding:
     text = (
         f"{len(double):,} of {len(data):,} rows begin with two BOS: template and tokenizer add one"
     )
-    return Finding("MAJOR", "BOS", text, _where(data, double))
+    fix = "take BOS out of the chat template, or out of the text of the rows"
+    return Finding("MAJOR", "BOS", text, places(data, double), fix)
 
 
 def _truncated(data: Dataset, markers: Markers) -> Finding:
@@ -267,78 +219,18 @@ def _truncated(data: Dataset, markers: Markers) -> Finding:
     if cut:
         text += f"; {cut:,} of {rows:,} rows ({cut / rows:.0%}) lost trained tokens"
     much = share > MOST_CUT or cut / rows > MOST_CUT
+    fix = "raise data.max_length, or write data.on_overlength: truncate (or skip)"
     if much and not markers.cutting:
-        text += ": raise data.max_length, or write data.on_overlength: truncate (or skip)"
+        text += f": {fix}"
     level: Level = "MAJOR" if much and not markers.cutting else "MINOR"
-    return Finding(level, "truncation", text)
+    return Finding(level, "truncation", text, fix=fix)
 
 
 def _unknown(report: Mapping[str, Any]) -> Finding:
     share = report["unknown"] / max(report["tokens"], 1)
     level: Level = "MAJOR" if share > 0.01 else "MINOR" if share > 0.001 else "OK"
     text = f"{share:.2%} of the tokens are unknown"
+    fix = "choose a model that knows this language, or see `tunesmith model expand-vocab`"
     if level == "MAJOR":
-        text += ": choose a model that knows this language, or see `tunesmith model expand-vocab`"
-    return Finding(level, "unknown tokens", text)
-
-
-def _duplicates(data: Dataset, prints: Sequence[bytes], trial: bool) -> Finding:
-    """Rows that stand twice. `trial`: a few rows to try something with, or lines of a text, which
-    any text repeats: worth a word before a training."""
-    extra = duplicates(prints)
-    if not extra:
-        return Finding("OK", "duplicates", "no row stands twice")
-    level: Level = "MAJOR" if len(extra) > MOST_COPIES * len(data) and not trial else "MINOR"
-    text = f"{len(extra):,} of {len(data):,} rows equal an earlier one"
-    return Finding(level, "duplicates", f"{text} (tunesmith data dedup)", _where(data, extra))
-
-
-def duplicates(prints: Sequence[bytes]) -> list[int]:
-    """Items equal to an earlier one."""
-    seen: Counter[bytes] = Counter()
-    extra = []
-    for index, one in enumerate(prints):
-        if seen[one]:
-            extra.append(index)
-        seen[one] += 1
-    return extra
-
-
-def _equal_sides(data: Dataset) -> Finding:
-    pairs = np.flatnonzero(data.count_N > 1)
-    sides = ({_print([example]) for example in data[int(i)]} for i in pairs)
-    equal = pairs[[len(prints) == 1 for prints in sides]] if len(pairs) else pairs
-    if not len(equal):
-        return Finding("OK", "pairs", "no chosen answer equals its rejected one")
-    level: Level = "MAJOR" if len(equal) > MOST_EQUAL * len(pairs) else "MINOR"
-    text = f"{len(equal):,} of {len(pairs):,} pairs have equal chosen and rejected answers"
-    return Finding(level, "pairs", text, _where(data, equal))
-
-
-def _length_bias(data: Dataset) -> Finding:
-    """Whether the better answer is nearly always the longer one, or nearly always the shorter."""
-    pairs = np.flatnonzero(data.count_N == 2)
-    if len(pairs) < FEWEST:
-        return Finding("OK", "length bias", "too few pairs to tell" if len(pairs) else "no pairs")
-    sides = [[int(np.count_nonzero(e.weights_T)) for e in data[int(i)]] for i in pairs]
-    chosen, rejected = np.array(sides).T
-    longer, shorter = float(np.mean(chosen > rejected)), float(np.mean(chosen < rejected))
-    text = (
-        f"the chosen answer is longer in {longer:.0%} of the pairs, shorter in {shorter:.0%}"
-        f" (mean {chosen.mean():.0f} and {rejected.mean():.0f} tokens)"
-    )
-    level: Level = "MINOR" if max(longer, shorter) > BIAS else "OK"
-    return Finding(level, "length bias", text)
-
-
-def _overlap(prints: Sequence[bytes], evaluation: Dataset, markers: Markers) -> Finding:
-    """Rows on both sides, by the tokens they hold: short lines that any text repeats weigh little,
-    and in a corpus of them they are no leak."""
-    trained = set(prints)
-    both = [i for i, one in enumerate(fingerprints(evaluation)) if one in trained]
-    if not both:
-        return Finding("OK", "evaluation", "no evaluation row is trained on")
-    share = float(evaluation.trained[both].sum()) / max(float(evaluation.trained.sum()), 1.0)
-    level: Level = "MAJOR" if share > MOST_SEEN and not markers.documents else "MINOR"
-    text = f"{len(both):,} of {len(evaluation):,} evaluation rows are trained on"
-    return Finding(level, "evaluation", text, _where(evaluation, both))
+        text += f": {fix}"
+    return Finding(level, "unknown tokens", text, fix="" if level == "OK" else fix)

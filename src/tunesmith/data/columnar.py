@@ -23,15 +23,7 @@ def parquet(path: Path) -> Iterator[Row]:
         DataError: D104, it is none.
         MissingExtra: no pyarrow.
     """
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "hub", "reading Parquet") from None
-    try:
-        yield from _numbered(parquet.ParquetFile(path).iter_batches(batch_size=ROWS), path)
-    except (arrow.ArrowException, OSError) as error:
-        raise _damaged("Parquet", path, error) from None
+    return _rows("Parquet", path, _of_parquet)
 
 
 def arrow(path: Path) -> Iterator[Row]:
@@ -41,22 +33,37 @@ def arrow(path: Path) -> Iterator[Row]:
         DataError: D104, it is none.
         MissingExtra: no pyarrow.
     """
+    return _rows("Arrow", path, _of_arrow)
+
+
+def _rows(kind: str, path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[Row]:
     try:
         import pyarrow
     except ImportError:
-        raise MissingExtra("pyarrow", "hub", "reading Arrow") from None
+        raise MissingExtra("pyarrow", "hub", f"reading {kind}") from None
     try:
-        with pyarrow.memory_map(str(path)) as source:
-            if source.read(6) == b"ARROW1":
-                with pyarrow.ipc.open_file(source) as file:
-                    batches = (file.get_batch(i) for i in range(file.num_record_batches))
-                    yield from _numbered(_small(batches), path)
-            else:
-                source.seek(0)
-                with pyarrow.ipc.open_stream(source) as stream:
-                    yield from _numbered(_small(stream), path)
+        yield from _numbered(batches(path), path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged("Arrow", path, error) from None
+        raise _damaged(kind, path, error) from None
+
+
+def _of_parquet(path: Path) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    yield from ParquetFile(path).iter_batches(batch_size=ROWS)
+
+
+def _of_arrow(path: Path) -> Iterator[Any]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            with pyarrow.ipc.open_file(source) as file:
+                yield from _small(file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            source.seek(0)
+            with pyarrow.ipc.open_stream(source) as stream:
+                yield from _small(stream)
 
 
 def _small(batches: Iterable[Any]) -> Iterator[Any]:

@@ -110,7 +110,7 @@ def build(
         job = _job(source, config, make_encoder, key_parts, checks)
         detected = "" if source.format else f" (detected){said_of(job.format, job.files)}"
         say("data", f"{source.path}: {job.format}{detected}")
-        for text in read.separators(source.path):
+        for text in read.notes(source.path):
             say("note", text)
         if open_places := fill.unfilled(source, job.format):
             say("note", open_places)

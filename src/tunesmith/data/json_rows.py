@@ -1,4 +1,4 @@
-"""JSON Lines and JSON arrays, row by row with line numbers, in bounded memory.
+"""JSON Lines row by row with line numbers, in bounded memory, and what makes a value a row.
 
 Python's own parser does the work; what it lets through silently (duplicate keys, NaN, numbers out
 of range, lone surrogates, NUL) is refused here, because a model would be trained on the damage.
@@ -7,7 +7,6 @@ of range, lone surrogates, NUL) is refused here, because a model would be traine
 from __future__ import annotations
 
 import codecs
-import itertools
 import json
 import math
 import re
@@ -22,7 +21,6 @@ CHUNK = 1 << 20
 
 MENDS = "complete the file, or: tunesmith data check FILE --fix -o MENDED.jsonl"
 
-_SPACE = re.compile(r"[ \t\r\n]*")
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _MEDIA = "a row holds one example; rows this long are usually media or a whole corpus on one line"
 
@@ -108,7 +106,7 @@ def _number(digits: str) -> float:
 _STRICT = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_number
 )
-_LENIENT = json.JSONDecoder(parse_int=lambda digits: 0)
+LENIENT = json.JSONDecoder(parse_int=lambda digits: 0)
 FORGIVING = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_constant=_constant,
@@ -180,7 +178,7 @@ def text_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[tuple[int
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if b"\0" in raw:
-            on_bad(_error("D109", "the line holds the byte NUL", f"{file}:{number}"))
+            on_bad(refused_row("D109", "the line holds the byte NUL", f"{file}:{number}"))
             continue
         try:
             text = raw.decode()
@@ -202,7 +200,7 @@ def json_lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
                 raise Refusal("D105", _what_follows(rest))
             yield Row(require_object(value), file, number)
         except Refusal as refused:
-            on_bad(_error(refused.code, refused.what, f"{file}:{number}"))
+            on_bad(refused_row(refused.code, refused.what, f"{file}:{number}"))
         except json.JSONDecodeError as error:
             if text.strip() == "{":
                 raise _spread(f"{file}:{number}") from None
@@ -217,149 +215,19 @@ def _what_follows(rest: str) -> str:
 
 def _spread(where: str) -> DataError:
     what = "one object over several lines, where rows are expected"
-    return _error("D106", what, where, "write one object per line, or put the rows into an array")
+    return refused_row(
+        "D106", what, where, "write one object per line, or put the rows into an array"
+    )
 
 
 def _syntax_on_line(error: json.JSONDecodeError, text: str, where: str) -> DataError:
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         fix = "the file must hold one JSON object per line; if it is CSV or text, rename it"
-        return _error("D105", f"the line is not JSON: `{text[:30]}`", where, fix)
+        return refused_row("D105", f"the line is not JSON: `{text[:30]}`", where, fix)
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
-        return _error("D105", "the line ends inside a JSON value (truncated?)", where)
-    return _error("D105", f"not JSON: {error.msg}", f"{where}:{error.pos + 1}")
-
-
-# ---------------------------------------------------------------- arrays
-
-
-class _Window:
-    """A window that slides over a text file and knows at which line it stands."""
-
-    def __init__(self, stream: BinaryIO, file: str):
-        self.stream = stream
-        self.file = file
-        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self.text = ""
-        self.at = 0
-        self.line = 1
-        self.number = 0
-        """Of the row it stands in; 0 where its line says which it is."""
-        self.ended = False
-
-    @property
-    def where(self) -> str:
-        return where(self.file, self.number << _LINE_BITS | self.line)
-
-    def more(self) -> bool:
-        """Reads on, dropping what was passed; False at the end of the file."""
-        if self.ended:
-            return False
-        # Growing with what is already held keeps the re-parsing of a long row linear.
-        raw = self.stream.read(max(CHUNK, len(self.text) - self.at))
-        self.ended = not raw
-        kept = self.text[self.at :]
-        try:
-            self.text = kept + self.decoder.decode(raw, final=self.ended)
-        except UnicodeDecodeError as error:
-            line = self.line + kept.count("\n") + error.object[: error.start].count(b"\n")
-            raise not_utf8(error.object, error.start, f"{self.file}:{line}") from None
-        self.at = 0
-        return not self.ended
-
-    def peek(self) -> str:
-        """Moves to the next character that is no white space and returns it; "" at the end."""
-        while True:
-            space = _SPACE.match(self.text, self.at)
-            end = space.end() if space else self.at
-            self.line += self.text.count("\n", self.at, end)
-            self.at = end
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self.more() and not self.text:
-                return ""
-
-    def value(self) -> tuple[Any, DataError | None]:
-        """Parses the value here and moves behind it; or says what is refused about it."""
-        while True:
-            try:
-                try:
-                    value, end = decode(self.text, self.at)
-                    refused = None
-                    require_object(value)
-                except Refusal as found:
-                    refused = _error(found.code, found.what, self.where)
-                    value, end = self._skip(refused)
-            except json.JSONDecodeError as error:
-                if self._may_be_cut(error) and self._grow():
-                    continue
-                raise self._syntax(error) from None
-            if end == len(self.text) and self.more():
-                continue  # a number or literal at the border may go on
-            self.line += self.text.count("\n", self.at, end)
-            self.at = end
-            return value, refused
-
-    def _skip(self, refused: DataError) -> tuple[Any, int]:
-        try:
-            return _LENIENT.raw_decode(self.text, self.at)
-        except RecursionError:
-            raise refused from None
-
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether the error may come from the window's border and not from the text."""
-        return error.msg.startswith("Unterminated") or error.pos > len(self.text) - 16
-
-    def _grow(self) -> bool:
-        if len(self.text) - self.at > MAX_ROW:
-            raise too_long(self.where)
-        return self.more()
-
-    def _syntax(self, error: json.JSONDecodeError) -> DataError:
-        if self._may_be_cut(error):
-            what = f"the file ends inside the row that begins at line {self.line} (truncated?)"
-            end = self.line + self.text.rstrip().count("\n", self.at)
-            return _error("D105", what, f"{self.file}:{end}")
-        line = self.line + self.text.count("\n", self.at, error.pos)
-        row = f" (row {self.number})" if self.number else ""
-        return _error("D105", f"not JSON: {error.msg}", f"{self.file}:{line}:{error.colno}{row}")
-
-
-def json_array(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[Row]:
-    """The elements of one array, each with the line it begins at, and its number where rows share
-    lines: in a file that is a single line, lines tell nothing.
-
-    Raises:
-        DataError: D105, the array is broken: what follows can't be found again.
-    """
-    window = _Window(stream, file)
-    window.peek()
-    window.at += 1
-    if window.peek() == "]":
-        return
-    numbered, last = window.line == 1, 0
-    for number in itertools.count(1):
-        if window.peek() in ("", "]"):
-            what = "the array ends in a comma" if window.peek() else "the file ends after a comma"
-            raise _error("D105", what, window.where, MENDS)
-        line = window.line
-        window.number = number if numbered or line == last else 0
-        last = line
-        value, refused = window.value()
-        if refused is None:
-            yield Row(value, file, line, window.number)
-        else:
-            on_bad(refused)
-        following = window.peek()
-        if following == "]":
-            break
-        if following != ",":
-            what = f"`,` or `]` expected, found `{following}`" if following else "no `]` at the end"
-            raise _error("D105", what, window.where, MENDS)
-        window.at += 1
-    window.at += 1
-    if rest := window.peek():
-        raise _error("D105", f"text follows the array: `{rest}`", window.where)
+        return refused_row("D105", "the line ends inside a JSON value (truncated?)", where)
+    return refused_row("D105", f"not JSON: {error.msg}", f"{where}:{error.pos + 1}")
 
 
 # ---------------------------------------------------------------- errors
@@ -378,5 +246,5 @@ def not_utf8(raw: bytes, start: int, where: str) -> DataError:
     return DataError("D103", what, where=where, fix=fix)
 
 
-def _error(code: str, what: str, where: str, fix: str = "") -> DataError:
+def refused_row(code: str, what: str, where: str, fix: str = "") -> DataError:
     return DataError(code, what, where=where, fix=fix or "mend or remove the row")

@@ -17,12 +17,12 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunesmith.data import columnar, corpus, folder_splits, tables
+from tunesmith.data import columnar, corpus, folder_splits, signatures, tables, trees
+from tunesmith.data.json_array import json_array
 from tunesmith.data.json_rows import (
     MAX_ROW,
     OnBad,
     Row,
-    json_array,
     json_lines,
     text_lines,
     too_long,
@@ -52,6 +52,7 @@ def rows(
     max_samples: int | None = None,
     whole: bool = False,
     on_bad: OnBad | None = None,
+    gather: bool = True,
 ) -> Iterator[Row]:
     """Rows of a file or folder, in the order of names and lines.
 
@@ -60,13 +61,15 @@ def rows(
         max_samples: Stop after so many rows.
         whole: Plain text only: each file is one row; else each line that is not blank.
         on_bad: Is told each bad row, which is then skipped; default: the first one is raised.
+        gather: Make trees of messages that stand one a row; all of them are then held in memory.
 
     Raises:
-        DataError: D101 to D110, the file or one of its rows can't be read.
+        DataError: D101 to D110, D240, the file or one of its rows can't be read.
         MissingExtra: Parquet or Arrow without pyarrow.
     """
     files = data_files(path)
     found = (row for file in files for row in _rows_of(file, whole, on_bad or _raise))
+    found = trees.gathered(found, on_bad or _raise) if gather else found
     yield from itertools.islice(found, max_samples)
 
 
@@ -150,8 +153,7 @@ def content_hash(path: str | Path) -> str:
 def _rows_of(path: Path, whole: bool, on_bad: OnBad) -> Iterator[Row]:
     kind = kind_of(path)
     if kind is None:
-        what = f"unknown kind of file: `{path.suffix or path.name}`"
-        raise DataError("D104", what, where=str(path), fix=f"known: {', '.join(KINDS)} (.gz)")
+        raise _unknown(path)
     count = line = 0
     bad = 0
 
@@ -178,17 +180,29 @@ def _rows_of(path: Path, whole: bool, on_bad: OnBad) -> Iterator[Row]:
         raise DataError("D102", "the file holds no rows", where=f"{path}:1", fix="remove the file")
 
 
+def _unknown(path: Path) -> DataError:
+    """D104: what the file is by its first bytes, or that its name says nothing."""
+    with path.open("rb") as stream:
+        found = signatures.refused(path, stream.read(signatures.HEAD))
+    what = f"unknown kind of file: `{path.suffix or path.name}`"
+    return found or DataError("D104", what, where=str(path), fix=f"known: {', '.join(KINDS)} (.gz)")
+
+
 def _stream(path: Path, kind: str, whole: bool, on_bad: OnBad) -> Iterator[Row]:
     """Opens a text file and reads its rows."""
     with path.open("rb") as raw:
-        first = raw.read(4)
+        first = raw.read(signatures.HEAD)
         raw.seek(0)
         zipped = path.name.lower().endswith(".gz")
-        if first.startswith(b"\x1f\x8b") != zipped and first:
-            what = "gzip data without `.gz` in its name" if not zipped else "no gzip data in it"
+        if not zipped and (other := signatures.refused(path, first, kind)):
+            raise other
+        if zipped and first and not first.startswith(b"\x1f\x8b"):
+            what = "no gzip data in it"
             raise DataError("D104", what, where=f"{path}:1", fix="rename the file")
         stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
-        head = stream.read(4)
+        head = stream.read(signatures.HEAD)
+        if zipped and (other := signatures.refused(path, head, kind)):
+            raise other
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             fix = "convert the file: iconv -f UTF-16 -t UTF-8"
             raise DataError("D103", "the file is UTF-16", where=f"{path}:1", fix=fix)
@@ -222,6 +236,44 @@ def separators(path: str | Path) -> list[str]:
             except (OSError, EOFError, zlib.error):
                 continue  # told where its rows are read
     return [text for text in found if text]
+
+
+def notes(path: str | Path) -> list[str]:
+    """What to tell of a source before its rows are read: how its tables are separated, trees that
+    are made of its messages, files of a folder that are no rows.
+
+    Raises:
+        DataError: D101, nothing is there; D104, D231, what a folder holds.
+    """
+    try:
+        first = next(rows(path, on_bad=lambda error: None, gather=False), None)
+    except DataError:
+        first = None  # told where its rows are read
+    gathers = first is not None and trees.is_message(first.value)
+    found = separators(path) + ([f"{path}: {trees.SAID}"] if gathers else [])
+    if passed := _passed_over(locate(path)):
+        more = f" and {len(passed) - 5:,} more" if len(passed) > 5 else ""
+        count = f"{len(passed):,} file{'s' * (len(passed) > 1)}"
+        found.append(f"{path}: {count} passed over, no rows: {', '.join(passed[:5])}{more}")
+    return found
+
+
+def _passed_over(top: Path) -> list[str]:
+    """Files of a folder that somebody may take for data, and that are not read."""
+    if not top.is_dir():
+        return []
+    read = set(data_files(top))
+    return [
+        p.relative_to(top).as_posix()
+        for p in sorted(top.rglob("*"))
+        if p.is_file() and p not in read and not _hidden(p, top) and not _is_about(p)
+    ]
+
+
+def _is_about(path: Path) -> bool:
+    """Whether a file says something about the data beside it."""
+    name = path.name.upper()
+    return path.name in NOTES or path.suffix == ".md" or name.startswith(("README", "LICENSE"))
 
 
 def _is_array(stream: BinaryIO) -> bool:

@@ -54,7 +54,7 @@ def repair(source: Source, out: Path, config: DataConfig | None = None) -> dict[
         DataError: D101, D104 it can't be opened; D102, nothing is left.
     """
     path = read.locate(source.path)
-    if path.is_dir() or read.kind_of(path) in columnar.READERS:
+    if not mends(source.path):
         what = "only a single JSON, CSV, TSV or text file can be mended"
         raise DataError("D112", what, where=str(path), fix="name the files one by one")
     repairs: Counter[str] = Counter()
@@ -92,6 +92,12 @@ def repair(source: Source, out: Path, config: DataConfig | None = None) -> dict[
         "problems": listed,
         "rejects": str(rejects) if rejected else None,
     }
+
+
+def mends(path: str) -> bool:
+    """Whether this is a kind of file that `repair` takes: a single one of text."""
+    found = read.locate(path)
+    return not found.is_dir() and read.kind_of(found) not in columnar.READERS
 
 
 def _parser(source: Source, first: list[Row], config: DataConfig) -> Any:

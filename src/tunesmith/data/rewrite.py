@@ -139,6 +139,11 @@ def _written(row: Row, samples: Samples, target: str | None, left_out: LeftOut) 
         return []
 
 
+def _key(samples: Samples, of: Callable[[Sample], str]) -> bytes:
+    """What is equal for equal rows."""
+    return similar.key(_text(samples, lambda sample: of(sample) + similar.tools(sample)))
+
+
 def _text(samples: Samples, of: Callable[[Sample], str]) -> str:
     """What a row says: rows are equal if it is."""
     return "\x1c".join(map(of, samples))
@@ -169,7 +174,7 @@ def into_two(
     first: dict[bytes, int] = {}
     sizes: list[int] = []
     for _, samples in Reading(source, LeftOut(skip=True)):
-        group = first.setdefault(similar.key(_text(samples, similar.spoken)), len(first))
+        group = first.setdefault(_key(samples, similar.spoken), len(first))
         if group == len(sizes):
             sizes.append(0)
         sizes[group] += 1
@@ -178,7 +183,7 @@ def into_two(
     left_out = LeftOut(skip=True)
     with write.writer(train) as put_train, write.writer(evaluation) as put_eval:
         for row, samples in Reading(source, left_out):
-            taken = first[similar.key(_text(samples, similar.spoken))] in chosen
+            taken = first[_key(samples, similar.spoken)] in chosen
             (put_eval if taken else put_train)(row.value)
             counts[taken] += 1
     copies = sum(counts) - len(first)
@@ -304,7 +309,7 @@ def without_duplicates(
         for row, samples in Reading(source, left_out):
             rows += 1
             where, text = row.where, _text(samples, text_of)
-            same = exact.setdefault(similar.key(text), where)
+            same = exact.setdefault(_key(samples, text_of), where)
             close = None
             if same == where and index is not None:
                 close = index.find_or_add(text)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunesmith.data import read
+from tunesmith.data import read, trained as counting
 from tunesmith.data.formats import base as formats
 from tunesmith.data.store import Dataset
 from tunesmith.data.unseen import printable
@@ -67,9 +67,7 @@ def summary(data: Dataset, measured: Sequence[int] = ()) -> dict[str, Any]:
     report = data.report
     lengths = data.lengths
     tokens = int(lengths.sum())
-    answers = (data[item][number].weights_T for number in measured for item in range(len(data)))
-    seen = sum(int(np.count_nonzero(weights_T)) for weights_T in answers)
-    trained = int(report["trained"]) - seen
+    counted = counting.tokens(data, measured)
     marks = (0, 50, 90, 99, 100)
     cut = np.percentile(lengths, marks, method="nearest").tolist() if len(data) else [0] * 5
     return {
@@ -77,9 +75,9 @@ def summary(data: Dataset, measured: Sequence[int] = ()) -> dict[str, Any]:
         "rows": report["rows"],
         "items": len(data),
         "tokens": tokens,
-        "trained_tokens": trained,
-        "trained_share": round(trained / max(tokens, 1), 4),
-        "measured_tokens": seen,
+        "trained_tokens": counted.trained,
+        "trained_share": round(counted.trained / max(tokens, 1), 4),
+        "measured_tokens": counted.measured,
         "truncated_tokens": report["truncated"],
         "left_out": report["bad_rows"] + report["left_out"] + report["refused"],
         "lengths": dict(zip(("min", "median", "p90", "p99", "max"), map(int, cut), strict=True)),

@@ -8,6 +8,7 @@ Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, chapter 3 (bands).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,16 @@ def spoken(sample: Sample) -> str:
     if isinstance(sample, Feedback):
         return f"{_said(sample.conversation.messages)}\x1e{sample.desirable}"
     return _said(sample.messages)
+
+
+def tools(sample: Sample) -> str:
+    """The tools of a sample as text, empty without any: the same words over other tools are another
+    row."""
+    talk = sample.prompt if isinstance(sample, Preference) else sample
+    talk = talk.conversation if isinstance(talk, Feedback) else talk
+    if isinstance(talk, Document) or not talk.tools:
+        return ""
+    return "\x1e" + json.dumps(talk.tools, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def asked(sample: Sample) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from tunesmith.data import prints
 from tunesmith.data.blocks import documents
 from tunesmith.data.corpus import parts
 from tunesmith.data.order import permutation
@@ -17,23 +18,38 @@ from tunesmith.recipe.sections import Holdout
 EVAL = "data.eval"
 
 
-def of_dataset(data: Dataset, config: Holdout, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def of_dataset(
+    data: Dataset,
+    config: Holdout,
+    seed: int,
+    *,
+    without: Collection[int] = (),
+    say: Callable[[str], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Items for training and for evaluation, each ascending, int64.
 
-    Rows are drawn, not items: blocks of one document stay on one side.
+    Rows are drawn, not items: blocks of one document stay on one side. So do equal rows, by the
+    same hash as the check of what is trained on and evaluated with (`data.prints`).
 
     Args:
         data: All items.
         config: A count or fraction of the rows; or `split`, shares of each source's documents in
-            their order, of which the third (test) is left out.
+            their order, of which the third (test) is left out, equal or not.
         seed: The run's seed.
+        without: Examples that say nothing of their row: see `prints.of_items`.
+        say: Is told of equal rows, and of a number that could not be met.
 
     Raises:
         DataError: D208, neither side may be empty; D213, a split that is none.
     """
     first_D, count_D = documents(data)
     if config.split is None:
-        sides = holdout(len(first_D), config, seed)
+        group_D = _groups(prints.of_items(_compared(data), without=without), first_D, count_D)
+        say = say or (lambda text: None)
+        if len(data) > prints.COMPARED:
+            most = prints.COMPARED
+            say(f"of {len(data):,} rows only the first {most:,} were compared with each other")
+        sides = _of_groups(group_D, config, seed, say)
     else:
         train: list[int] = []
         evaluation: list[int] = []
@@ -48,6 +64,45 @@ def of_dataset(data: Dataset, config: Holdout, seed: int) -> tuple[np.ndarray, n
         sides = np.asarray(train, np.int64), np.asarray(evaluation, np.int64)
     train_items, eval_items = (_expanded(side, first_D, count_D) for side in sides)
     return train_items, eval_items
+
+
+def _compared(data: Dataset) -> Dataset:
+    """The items that are compared with each other; of more, a run can't wait for the rest."""
+    most = prints.COMPARED
+    return data if len(data) <= most else data.select(np.arange(most))
+
+
+def _groups(prints_N: Sequence[bytes], first_D: np.ndarray, count_D: np.ndarray) -> np.ndarray:
+    """The group of each document, int64 (D,), numbered as they first stand: equal ones share one,
+    and those with items beyond the hashes have one of their own."""
+    seen: dict[tuple[bytes, ...], int] = {}
+    group_D = np.empty(len(first_D), np.int64)
+    made = 0
+    for document, (first, count) in enumerate(zip(first_D.tolist(), count_D.tolist(), strict=True)):
+        if first + count > len(prints_N):
+            group_D[document:] = np.arange(made, made + len(first_D) - document)
+            break
+        group = seen.setdefault(tuple(prints_N[first : first + count]), made)
+        made += group == made
+        group_D[document] = group
+    return group_D
+
+
+def _of_groups(
+    group_D: np.ndarray, config: Holdout, seed: int, say: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Documents for training and for evaluation; a group is on one side."""
+    sizes = np.bincount(group_D)
+    if len(sizes) == len(group_D):
+        return holdout(len(group_D), config, seed)
+    chosen, asked = whole_groups(sizes.tolist(), config, seed)
+    taken_D = np.isin(group_D, list(chosen))
+    copies, got = len(group_D) - len(sizes), int(taken_D.sum())
+    text = f"{copies:,} of {len(group_D):,} rows equal an earlier one; they stand on its side"
+    if got != asked:
+        text += f", so that {got:,} rows are held out where {asked:,} were asked for"
+    say(text)
+    return np.flatnonzero(~taken_D), np.flatnonzero(taken_D)
 
 
 def _expanded(chosen: np.ndarray, first_D: np.ndarray, count_D: np.ndarray) -> np.ndarray:

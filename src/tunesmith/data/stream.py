@@ -119,7 +119,8 @@ def rows(
     """
     if source.path.startswith(hub.PREFIX):
         return hub.streamed(source, config.cache_dir)
-    return read.rows(source.path, max_samples=source.max_samples, whole=whole, on_bad=on_bad)
+    most = source.max_samples
+    return read.rows(source.path, max_samples=most, whole=whole, on_bad=on_bad, gather=False)
 
 
 # ---------------------------------------------------------------- an epoch

@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tunesmith.data import encode, hub, mix, read, report as reports, store, stream, tokenised
+from tunesmith.data import (
+    encode,
+    hub,
+    mix,
+    read,
+    report as reports,
+    store,
+    stream,
+    tokenised,
+    trees,
+)
 from tunesmith.data.formats import base as formats
 from tunesmith.data.json_rows import Row, place_of
 from tunesmith.errors import DataError
@@ -61,6 +71,9 @@ def open_streams(
                 raise bad[0]
             what = "the source holds no rows"
             raise DataError("D102", what, where=source.path, fix="check data.train[].path")
+        if trees.is_message(first[0].value):
+            what = f"{source.path} holds one message a row; trees are made of all of them at once"
+            raise cannot(what, "data.streaming=false, or a file with whole trees")
         name = source.format or formats.detect(first, source.columns, checks.accepts)
         encode.check_format(name, source, checks)
         detected = "" if source.format else " (detected)"
@@ -68,7 +81,7 @@ def open_streams(
         rows = heads[-1].report["rows"]
         looked_at = f"streamed; looked at its first {rows:,} rows"
         say("data", f"{source.path}: {name}{detected}, {looked_at}")
-        for text in [] if hub.is_set(source.path) else read.separators(source.path):
+        for text in [] if hub.is_set(source.path) else read.notes(source.path):
             say("note", text)
         streams.append(stream.SourceStream(source, name, config, make_encoder, say))
     joined = store.concat(heads, reports.joined([one.report for one in heads]))

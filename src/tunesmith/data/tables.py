@@ -58,30 +58,38 @@ def said(path: Path, stream: BinaryIO, kind: str) -> str:
 
 
 def rows(stream: BinaryIO, file: str, kind: str, on_bad: OnBad) -> Iterator[Row]:
-    """The rows of a table; line ends within cells are LF.
+    """The rows of a table; line ends within cells are LF. A row with a bad line is bad as a whole.
 
     Raises:
-        DataError: D110, what is no table; D103, D108, as for text.
+        DataError: D110, what is no table; D108, as for text; D103, D109 in the names of columns.
     """
     csv.field_size_limit(MAX_ROW)
-    lines = _lines(stream, file, on_bad)
+    bad: list[DataError] = []  # of the lines read since the last row
+    lines = _lines(stream, file, bad)
     header = next(lines, "")
     found = delimiter(header, kind)
     reader = csv.reader(itertools.chain([header], lines), delimiter=found, strict=True)
     start = 1
     try:
         columns = next(reader, [])
+        if bad:
+            raise bad[0]
         if len(set(columns)) != len(columns) or not all(columns):
             what = f"columns without a name or with the same name: {', '.join(columns)}"
             raise DataError("D110", what, where=f"{file}:1", fix="name each column once")
         start = reader.line_num + 1
         for values in reader:
-            if len(values) == len(columns):
+            if bad:
+                on_bad(bad[0])
+                bad.clear()
+            elif len(values) == len(columns):
                 yield Row(dict(zip(columns, values, strict=True)), file, start)
             elif values:
                 on_bad(_uneven(len(values), len(columns), found, f"{file}:{start}"))
             start = reader.line_num + 1
     except csv.Error as error:
+        if bad:
+            raise bad[0] from None
         fix = "check the quotes of this record and the one before"
         raise DataError("D110", f"not CSV: {error}", where=f"{file}:{start}", fix=fix) from None
 
@@ -92,21 +100,23 @@ def _uneven(fields: int, columns: int, separator: str, where: str) -> DataError:
     return DataError("D110", what, where=where, fix=fix)
 
 
-def _lines(stream: BinaryIO, file: str, on_bad: OnBad) -> Iterator[str]:
-    """Lines with their ends, CRLF as LF; blank ones too, which may belong to a quoted field."""
+def _lines(stream: BinaryIO, file: str, bad: list[DataError]) -> Iterator[str]:
+    """Lines with their ends, CRLF as LF; blank ones too, which may belong to a quoted field, and
+    bad ones, which may begin or end one."""
     number = 0
     while raw := stream.readline(MAX_ROW + 1):
         number += 1
         if len(raw) > MAX_ROW:
             raise too_long(f"{file}:{number}")
         collected: list[DataError] = []
-        lines = list(lines_of(raw, file, collected))
+        for _ in lines_of(raw, file, collected):
+            pass
         for error in collected:  # the line was number 1 of the bytes it was given
             where = f"{file}:{number}"
-            on_bad(DataError(error.code, error.what, where=where, fix=error.fix))
-        if lines or not collected:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            yield text[:-2] + "\n" if text.endswith("\r\n") else text
+            bad.append(DataError(error.code, error.what, where=where, fix=error.fix))
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+        text = text.replace("\0", "\ufffd") if collected else text
+        yield text[:-2] + "\n" if text.endswith("\r\n") else text
 
 
 def lines_of(raw: bytes, file: str, collected: list[DataError]) -> Iterator[tuple[int, str]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tunesmith.data import decode, read
-from tunesmith.data.check import Finding, Level
+from tunesmith.data import decode, read, repair
+from tunesmith.data.finding import MEND, Finding, Level
 from tunesmith.data.unseen import CONTROL, HIDDEN
 from tunesmith.recipe.sections import Source
 
 MENDS = "tunesmith data check --fix"
+CONVERT = f"tunesmith data convert FILE -o NEW.jsonl, then: {MEND}"
+"""For folders and Parquet, which `--fix` does not take."""
+LOST = "make the file anew from what it was decoded from: nothing in it says what stood there"
 
 
 def check(source: Source) -> tuple[Finding, ...]:
@@ -25,21 +28,34 @@ def check(source: Source) -> tuple[Finding, ...]:
         rows += 1
         for kind in {kind for text in _strings(row.value) for kind in _kinds(text)}:
             found[kind].append(row.where)
+    mend = MEND if repair.mends(source.path) else CONVERT
     return (
-        _finding("encoding", "replacement characters (U+FFFD): text was lost", found["lost"], rows),
-        _finding("mojibake", f"text decoded wrongly, like `Ã©` ({MENDS})", found["mojibake"], rows),
-        _finding("control characters", f"control characters ({MENDS})", found["control"], rows),
         _finding(
-            "hidden characters", f"BOMs or invisible characters ({MENDS})", found["hidden"], rows
+            "encoding", "replacement characters (U+FFFD): text was lost", found["lost"], rows, LOST
+        ),
+        _finding(
+            "mojibake", f"text decoded wrongly, like `Ã©` ({MENDS})", found["mojibake"], rows, mend
+        ),
+        _finding(
+            "control characters", f"control characters ({MENDS})", found["control"], rows, mend
+        ),
+        _finding(
+            "hidden characters",
+            f"BOMs or invisible characters ({MENDS})",
+            found["hidden"],
+            rows,
+            mend,
         ),
     )
 
 
-def _finding(name: str, what: str, where: list[str], rows: int) -> Finding:
+def _finding(name: str, what: str, where: list[str], rows: int, fix: str) -> Finding:
     if not where:
         return Finding("OK", name, f"no row has {what.split(':')[0].split(' (')[0]}")
     level: Level = "MAJOR" if len(where) > 0.1 * rows else "MINOR"
-    return Finding(level, name, f"{len(where):,} of {rows:,} rows have {what}", tuple(where[:5]))
+    return Finding(
+        level, name, f"{len(where):,} of {rows:,} rows have {what}", tuple(where[:5]), fix
+    )
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ def check_target(path: Path, *, replace: bool, sources: tuple[Path, ...] = ()) -
         DataError: D104, the name says no known kind of file.
         ConfigError: C212, something is there already, or it is what is being read.
     """
-    if kind_of(path) in (None, "arrow"):
+    if not can_write(path):
         what = f"no kind of file that can be written: `{path.suffix or path.name}`"
         known = ", ".join(name for name, kind in KINDS.items() if kind != "arrow")
         raise DataError("D104", what, where=str(path), fix=f"known: {known} (.gz)")
@@ -39,6 +39,11 @@ def check_target(path: Path, *, replace: bool, sources: tuple[Path, ...] = ()) -
     if path.exists() and not replace:
         fix = "choose another name, or --yes to replace it"
         raise ConfigError("C212", "the output is there already", where=str(path), fix=fix)
+
+
+def can_write(path: Path) -> bool:
+    """Whether the name says a kind of file that can be written."""
+    return kind_of(path) not in (None, "arrow")
 
 
 @contextmanager

@@ -94,9 +94,3 @@ def test_trees_that_are_bad(value, code):
     for name in ("oasst", "oasst_pairs"):
         with pytest.raises(DataError, match=rf"{code}(.|\n)*f.jsonl:7"):
             samples(value, name)
-
-
-def test_flat_messages_are_refused_with_the_file_to_take():
-    flat = {"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter", "rank": None}
-    with pytest.raises(DataError, match=r"D120(.|\n)*hf:OpenAssistant/oasst1/.*trees"):
-        base.detect([row(flat)])

@@ -6,9 +6,12 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-QUESTIONS = ("question", "prompt", "query", "instruction", "ask")
-ANSWERS = ("answer", "response", "output", "completion", "reply", "summary")
-TREES = "hf:OpenAssistant/oasst1/2023-04-12_oasst_ready.trees.jsonl.gz"
+QUESTIONS = ("question", "prompt", "query", "instruction", "ask",
+             "frage", "aufgabe", "pregunta", "domanda", "pergunta", "вопрос", "问题", "提问",
+             "指令", "質問")  # fmt: skip
+ANSWERS = ("answer", "response", "output", "completion", "reply", "summary",
+           "antwort", "réponse", "reponse", "respuesta", "risposta", "resposta", "ответ", "回答",
+           "答案", "答复", "回复")  # fmt: skip
 
 
 SHORTEST = 4
@@ -28,8 +31,6 @@ def fix(value: Mapping[str, Any] | str, usual: Collection[str] = ()) -> str:
     general = _mapped({"prompt": "NAME", "completion": "NAME"})
     if isinstance(value, str):
         return "a line of plain text is a document: format: text (or --format text)"
-    if {"message_id", "parent_id", "text"} <= set(value):
-        return f"each row is one message of a tree: take the file with whole trees, {TREES}"
     if len(value) == 1:
         ((name, held),) = value.items()
         if ";" in name or "\t" in name or "|" in name:

@@ -23,8 +23,15 @@ from tokenizers import Tokenizer as Rust
 
 from tunesmith import platform
 from tunesmith.errors import EnvironmentFault, RunError
-from tunesmith.templates.tokenizers import bytelevel, gguf, patterns, sentencepiece, special
-from tunesmith.templates.tokenizers.faults import no_pattern, unreadable, unsupported
+from tunesmith.templates.tokenizers import (
+    bytelevel,
+    chatglm1,
+    gguf,
+    patterns,
+    sentencepiece,
+    special,
+)
+from tunesmith.templates.tokenizers.faults import no_pattern, unreadable
 
 TARGET = "tokenizer.json"
 _GLOBS = ("*.model", "*.model.v[0-9]*", "*.tiktoken")
@@ -112,8 +119,12 @@ def convert(path: Path, pattern: str | None = None) -> Converted:
         model = _sentencepiece(source)
         if given.config.get("add_prefix_space") is False:
             model = dataclasses.replace(model, add_dummy_prefix=False)
-        _chatglm(model, given)
-        rust, notes = sentencepiece.convert(model, legacy=given.config.get("legacy") is not False)
+        legacy = given.config.get("legacy") is not False
+        if chatglm1.is_one(model):
+            rust, notes = chatglm1.convert(model, given)
+        else:
+            _chatglm(model, given)
+            rust, notes = sentencepiece.convert(model, legacy=legacy)
         kind = "SentencePiece " + ("BPE" if model.kind == sentencepiece.BPE else "Unigram")
         settings, defaults, llama = given.config, model.named(), model.byte_fallback
     notes = [*notes, *special.apply(rust, given, defaults, str(source))]
@@ -137,13 +148,7 @@ def _sentencepiece(source: Path) -> sentencepiece.Model:
 
 
 def _chatglm(model: sentencepiece.Model, given: special.Given) -> None:
-    """What stands in the code of ChatGLM: in 2 and 3 tokens after the pieces, in 1 a rewriting.
-
-    Raises:
-        EnvironmentFault: E223, ChatGLM 1.
-    """
-    if any(piece.text == "<|blank_2|>" for piece in model.pieces):
-        raise unsupported("the tokenizer of ChatGLM 1, whose code rewrites line breaks and spaces,")
+    """What stands in the code of ChatGLM 2 and 3: tokens after the pieces."""
     if given.kind != "chatglmtokenizer":
         return
     if not given.added:
