@@ -11,8 +11,7 @@ from tests.house.source import ROOT, modules
 
 # In one process of its own, with no module of ours loaded: importing every submodule must not
 # shadow a public function of the package (`import tunesmith.train` would replace
-# `tunesmith.train`), so the
-# API is looked at afterwards.
+# `tunesmith.train`), so the API is looked at afterwards.
 SCRIPT = """
 import importlib, inspect, sys
 for name in [name for name in sys.modules if name.split(".")[0] == "tunesmith"]:
