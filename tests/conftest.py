@@ -1,11 +1,14 @@
 """Fixtures for all tests: deterministic, offline, one thread, a home of their own."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import tiny
 
 # Properties are tried on the same examples everywhere: a test that fails, fails for everyone.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -26,6 +29,30 @@ def _home(tmp_path_factory):
     os.environ["TUNESMITH_HOME"] = str(tmp_path_factory.mktemp("home"))
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own_home(tmp_path_factory, monkeypatch) -> Path:
+    """An empty home for one test, but for what is known of the machine.
+
+    Without it every such test would measure the machine anew, in a child that imports torch.
+    """
+    from tunesmith import platform
+
+    platform.probe()
+    known = platform.home() / "machine.json"
+    path = tmp_path_factory.mktemp("own-home")
+    if known.exists():
+        shutil.copy(known, path)
+    monkeypatch.setenv("TUNESMITH_HOME", str(path))
+    return path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real models and data sets; skips where it is not beside the checkout."""
@@ -39,26 +66,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random Llama of 2 layers with a byte tokenizer and ChatML: a plain transformers folder."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     path = tmp_path_factory.mktemp("tiny-model")
     size = byte_tokenizer(path)
-    config = LlamaConfig(
-        vocab_size=size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=256,
-        eos_token_id=257,
-        pad_token_id=256,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(path)
+    ids = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 256}
+    tiny.llama(vocab_size=size, tie_word_embeddings=True, **ids).save_pretrained(path)
     return path
 
 

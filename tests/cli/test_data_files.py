@@ -6,15 +6,11 @@ import json
 
 import pytest
 
+from tests.rows import write
 from tunesmith.cli.main import main
 from tunesmith.data import read
 
 ROWS = [{"instruction": f"Say {i}.", "output": f"It is {i}!"} for i in range(12)]
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture

@@ -60,14 +60,13 @@ def test_a_home_that_cannot_be_written(monkeypatch):
     assert (found["home"].status, found["home"].fix) == ("fail", "set TUNESMITH_HOME")
 
 
-def test_the_report_holds_no_secrets(tmp_path, monkeypatch, capsys):
+def test_the_report_holds_no_secrets(tmp_path, own_home, monkeypatch, capsys):
     secret = "hf_abcdefghijklmnopqrst"
-    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_TOKEN", secret)
     monkeypatch.setenv("HF_ENDPOINT", f"https://user:{secret}@mirror")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("TUNESMITH_API_KEY", "hush")
-    (tmp_path / "log.txt").write_text(f"Authorization: {secret} {Path.home()}/x\n")
+    (own_home / "log.txt").write_text(f"Authorization: {secret} {Path.home()}/x\n")
     report = tmp_path / "doctor.json"
     assert main(["doctor", "--quick", "--report", str(report)]) == 0
     text = report.read_text()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.exporting.models import make, train
+from tests.exporting.models import make, reload, train
 from tests.generation.test_torch import requests, tokens
 from tunesmith.cli.main import main
 from tunesmith.generation.graph import GraphGenerator
+from tunesmith.generation.torch import TorchGenerator
 
 FEW = ("--max-tokens", "8")
 
@@ -106,11 +107,11 @@ def test_an_adapter_is_merged_first(tmp_path, capsys):
     assert main(words) == 0
     assert "1 adapter(s) merged into" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "adapter"), "-o", str(tmp_path / "merged")]) == 0
-    merged = ["export", str(tmp_path / "merged"), "--to", "graph", "-o", str(tmp_path / "other")]
-    assert main(merged) == 0
     asked = requests([(5, 6, 7)], max_tokens=12)
     found = tokens(GraphGenerator(tmp_path / "out").generate(asked))
-    assert found == tokens(GraphGenerator(tmp_path / "other").generate(asked))
+    merged = TorchGenerator(reload(tmp_path / "merged"))
+    assert found == tokens(merged.generate(asked))
+    assert found != tokens(TorchGenerator(reload(base)).generate(asked))
     manifest = json.loads((tmp_path / "out" / "graph.json").read_text())
     assert manifest["made_of"] == {"model": "base", "merged": ["adapter"]}
 

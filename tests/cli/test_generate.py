@@ -6,24 +6,10 @@ import json
 
 import pytest
 
+from tests.rows import lines, write
 from tunesmith.cli.main import main
 
 FEW = ("--max-tokens", "6")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return str(path)
-
-
-def answers(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_story_is_continued(shared_data, capsys):
@@ -80,7 +66,7 @@ def test_a_file_is_answered_line_by_line_in_order(tiny_model, here, capsys):
     source = write(here / "in.jsonl", rows)
     words = ["generate", str(tiny_model), "--input", source, *FEW]
     assert main([*words, "--output", "out.jsonl"]) == 0
-    found = answers(here / "out.jsonl")
+    found = lines(here / "out.jsonl")
     assert [line.get("prompt") for line in found] == ["a" * 40, "b", None, "d", "世界"]
     assert [line.get("reference") for line in found] == [
         None,
@@ -109,7 +95,7 @@ def test_an_interrupted_run_goes_on(tiny_model, here, capsys, monkeypatch):
     words = ["generate", str(tiny_model), "--input", source, "--max-tokens", "2", "--output"]
     assert main([*words, "whole.jsonl"]) == 0
     whole, asked = (here / "whole.jsonl").read_bytes(), []
-    prompts = [line["prompt"] for line in answers(here / "whole.jsonl")]
+    prompts = [line["prompt"] for line in lines(here / "whole.jsonl")]
     assert [prompt[:3] for prompt in prompts] == [f"{i:03}" for i in range(11)]
     own = base.in_order
 

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.forked import Forked
+from tests.rows import lines, write
 from tunesmith.cli.main import main
 
 FEW = ("--max-tokens", "4")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return str(path)
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # ---------------------------------------------------------------- formats
@@ -136,21 +120,23 @@ def test_an_unknown_layout_is_refused_with_those_there_are(tiny_model, here, cap
 
 
 @pytest.mark.parametrize(("layout", "least"), [("tunesmith", 40), ("chinese_alpaca", 1)])
-def test_a_killed_run_goes_on_without_loss_or_repetition(layout, least, tiny_model, here, capsys):
+def test_a_killed_run_goes_on_without_loss_or_repetition(
+    layout, least, tiny_model, here, capsys, tmp_path_factory
+):
     rows = [{"prompt": f"question {at}", "completion": str(at)} for at in range(120)]
     source = write(here / "in.jsonl", rows)
     words = ["generate", str(tiny_model), "--input", source, "--max-tokens", "40", "--to", layout]
     assert main([*words, "--output", "whole"]) == 0
     part = here / "out.part"
     lots = [*words, "--output", "out"]
-    running = subprocess.Popen([sys.executable, "-m", "tunesmith.cli.main", *lots])
+    running = Forked(lambda: main(lots), tmp_path_factory.mktemp("log") / "log.txt")
     end = time.monotonic() + 120
     while not part.exists() or part.read_bytes().count(b"\n") < least:
-        assert running.poll() is None, "it was over before it could be killed"
+        assert running.poll() is None, f"over before it could be killed: {running.said()}"
         assert time.monotonic() < end
         time.sleep(0.002)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    running.kill()
+    assert running.returncode == -signal.SIGKILL
     assert not (here / "out").exists()
     before = part.read_bytes().count(b"\n")
     with part.open("ab") as stream:

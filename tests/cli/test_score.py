@@ -7,21 +7,13 @@ import json
 import pytest
 import torch
 
+from tests.rows import lines, write
 from tunesmith import compose, recipe
 from tunesmith.cli.main import main
 from tunesmith.compose import score_file, scoring
 from tunesmith.errors import ExportError
 
 WORDS = ["hill", "lamp", "coin", "fern", "tide", "wolf", "kite", "mill", "a long way round"]
-
-
-def write(path, rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,8 @@ from tunesmith.rundir import RunDir
 
 
 @pytest.fixture
-def settings(tiny_model, tmp_path, monkeypatch):
+def settings(tiny_model, tmp_path, own_home):
     """`settings(**sections)`: a small recipe as plain data."""
-    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
     rows = [{"instruction": f"Say {i}", "output": "ok " * (1 + i % 3)} for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from tests.crash import faults
 
 ROOT = Path(__file__).resolve().parents[2]
+# What every training imports, before the first child: it would import it, and the server again.
+FIRST = ["torch", "transformers", "tunesmith.cli.train", "tunesmith.compose.train"]
 
 
 class Answer(NamedTuple):
@@ -62,6 +64,8 @@ class Trainer:
     def warm(self, *words: str) -> Answer:
         """Runs a command line, then imports in the server what its child had to import."""
         modules = self.log.with_suffix(".modules")
+        modules.write_text(json.dumps(FIRST))
+        self.run("", fault={"import": str(modules)})
         answer = self.run(*words, fault={"modules": str(modules)})
         self.run("", fault={"import": str(modules)})
         return answer

@@ -138,13 +138,12 @@ def test_counts(tmp_path):
 def test_prefetching_ends_with_its_reader_and_passes_errors_on(tmp_path):
     data = dataset(tmp_path, [4] * 20)
     loader = Loader(dataset=data, seed=1, batch_size=2)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in loader.steps(0, 10_000):
         break
-    for thread in threading.enumerate():
-        if thread.daemon and thread is not threading.current_thread():
-            thread.join(2)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
     broken = Loader(dataset=data, seed=1, batch_size=0)
     with pytest.raises(ZeroDivisionError):
         list(broken.steps(0, 2))

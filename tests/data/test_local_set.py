@@ -188,11 +188,10 @@ def test_what_others_write_about_a_set_is_no_row(tmp_path):
     assert values(tmp_path) == CHATS
 
 
-def test_a_split_is_chosen_and_told_on_the_command_line(tmp_path, capsys, shards, monkeypatch):
+def test_a_split_is_chosen_and_told_on_the_command_line(own_home, capsys, shards):
     pytest.importorskip("datasets")
     from tunesmith.cli.main import main
 
-    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
     words = ["data", "check", str(shards), "stage=pretrain", "data.train.split=train"]
     assert main(words) == 0
     assert "4 rows →" in capsys.readouterr().err

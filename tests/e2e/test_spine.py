@@ -16,12 +16,6 @@ import pytest
 from tunesmith.cli.main import main
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def tunesmith(*words: str) -> None:
     """Runs a command line in this process; it must succeed."""
     assert main(list(words)) == 0

@@ -18,20 +18,18 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.tiny import SHAPE
 from tunesmith.errors import ConfigError
 from tunesmith.generation.torch import TorchGenerator
 from tunesmith.types import Request, Sampling
 
-SMALL = dict(
-    vocab_size=96,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    initializer_range=0.4,
-)
+SMALL = {
+    **SHAPE,
+    "vocab_size": 96,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.4,
+}
 
 
 def tiny(kind, config, **fields):

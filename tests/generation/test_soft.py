@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from tests import tiny
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.generation.torch import TorchGenerator
 from tunesmith.models import soft
@@ -27,21 +28,7 @@ PLAIN = Sampling(max_tokens=8)
 @pytest.fixture(scope="module")
 def pristine():
     """A random model that does not merely repeat itself."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval()
+    return tiny.llama(initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")

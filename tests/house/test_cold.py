@@ -11,40 +11,45 @@ import pytest
 from tests.house.source import PACKAGE
 
 RECIPES = sorted((PACKAGE / "recipes").rglob("*.yaml"))
+READING = (("--help",), ("train", "--help"), ("config", "schema"), ("runs",))
 SCRIPT = """
 import json, sys
 from tunesmith.cli.main import main
-code = main(json.loads(sys.argv[1]))
-heavy = [name for name in ("torch", "transformers", "peft", "datasets") if name in sys.modules]
-print("HEAVY", json.dumps({"code": code, "loaded": heavy}))
+told = {}
+for words in json.loads(sys.argv[1]):
+    code = main(words)
+    heavy = [name for name in ("torch", "transformers", "peft", "datasets") if name in sys.modules]
+    told[" ".join(words)] = {"code": code, "loaded": heavy}
+print("HEAVY", json.dumps(told))
 """
 
 
-def run_cold(*arguments: str) -> dict:
-    """Runs the command line in a fresh process; tells its exit code and heavy modules loaded."""
+@pytest.fixture(scope="module")
+def cold() -> dict[str, dict]:
+    """Command line → its exit code, and the heavy modules loaded by it or by one before it.
+
+    One fresh process for all of them: nothing may be loaded by any.
+    """
+    lines = [*READING, *(("config", "check", str(recipe)) for recipe in RECIPES)]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(arguments)],
+        [sys.executable, "-c", SCRIPT, json.dumps(lines)],
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("HEAVY ")]
-    assert lines, done.stderr[-2000:]
-    return json.loads(lines[-1].removeprefix("HEAVY "))
+    told = [line for line in done.stdout.splitlines() if line.startswith("HEAVY ")]
+    assert told, done.stderr[-2000:]
+    return json.loads(told[-1].removeprefix("HEAVY "))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("--help",), ("train", "--help"), ("config", "schema"), ("runs",)],
-    ids=lambda arguments: " ".join(arguments),
-)
-def test_reading_commands_load_no_torch(arguments):
-    assert run_cold(*arguments) == {"code": 0, "loaded": []}
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_reading_commands_load_no_torch(arguments, cold):
+    assert cold[" ".join(arguments)] == {"code": 0, "loaded": []}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_config_check_loads_no_torch(recipe):
-    assert run_cold("config", "check", str(recipe)) == {"code": 0, "loaded": []}
+def test_config_check_loads_no_torch(recipe, cold):
+    assert cold[f"config check {recipe}"] == {"code": 0, "loaded": []}
 
 
 def test_there_are_shipped_recipes():

@@ -168,12 +168,10 @@ def model_of(_pristine, stage):
     return make
 
 
-@pytest.fixture
-def written_teacher(tiny_model, tmp_path):
+@pytest.fixture(scope="session")
+def written_teacher(tiny_model, _pristine, tmp_path_factory):
     """The model with other weights, in a folder of its own."""
-    from transformers import AutoModelForCausalLM
-
-    path = tmp_path / "teacher"
+    path = tmp_path_factory.mktemp("law") / "teacher"
     shutil.copytree(tiny_model, path)
-    perturbed(AutoModelForCausalLM.from_pretrained(tiny_model)).save_pretrained(path)
+    perturbed(_pristine).save_pretrained(path)
     return path

@@ -32,6 +32,9 @@ NEEDS: dict[str, dict] = {
 # (stage, tuner) -> code: cells that have no meaning, each refused with a reason.
 REFUSED: dict[tuple[str, str], str] = {}
 CELLS = [(s, t) for s in registry.names("stages") for t in registry.names("tuners")]
+# Always: every stage with `full` (with `lora` they are resumed next door), and every tuner with a
+# stage of chats, one of pairs and one of sampled answers.
+ALWAYS = [cell for cell in CELLS if cell[1] == "full" or cell[0] in ("sft", "dpo", "grpo")]
 
 
 def settings(stage: str, tuner: str, tiny_model, teacher, folder) -> dict:
@@ -58,7 +61,11 @@ def settings(stage: str, tuner: str, tiny_model, teacher, folder) -> dict:
     }
 
 
-@pytest.mark.parametrize(("stage", "tuner"), CELLS, ids=lambda name: name)
+@pytest.mark.parametrize(
+    ("stage", "tuner"),
+    [pytest.param(*cell, marks=() if cell in ALWAYS else pytest.mark.slow) for cell in CELLS],
+    ids=lambda name: name,
+)
 def test_a_cell_trains_or_is_refused(
     stage, tuner, tiny_model, written_teacher, tmp_path, monkeypatch
 ):

@@ -64,14 +64,19 @@ CELLS = [(stage, LORA) for stage in STAGES]
 CELLS += [("sft", PROMPT), ("sft", PREFIX), ("dpo", PROMPT), ("grpo", PREFIX)]
 
 
-@pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0]}-{cell[1]['kind']}")
-def make_recipe(request, tiny_model, written_teacher, tmp_path):
+def name_of(cell: tuple[str, dict]) -> str:
+    return f"{cell[0]}-{cell[1]['kind']}"
+
+
+@pytest.fixture(scope="module", params=CELLS, ids=name_of)
+def make_recipe(request, tiny_model, written_teacher, tmp_path_factory):
     """`make_recipe(run)`: a recipe of the stage with every source of randomness switched on."""
     name, tuner = request.param
     if name == "distill":
         SAMPLING["distill"] = {"teacher": str(written_teacher), "lmbda": 0.5,
                                "max_completion_length": 8}  # fmt: skip
-    data = tmp_path / "rows.jsonl"
+    folder = tmp_path_factory.mktemp("cell")
+    data = folder / "rows.jsonl"
     kind = registry.load("stages", name).sample[0]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
 
@@ -103,11 +108,24 @@ def make_recipe(request, tiny_model, written_teacher, tmp_path):
                 },
                 "optim": {"learning_rate": 1e-2, "warmup_steps": 2},
                 "eval": {"steps": 4},
-                "output": {"dir": str(tmp_path / "runs"), "name": run},
+                "output": {"dir": str(folder / "runs"), "name": run},
             }
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(make_recipe):
+    """The uninterrupted run."""
+    return compose.train(make_recipe("whole", save_total_limit=None))
+
+
+# Some stages, where a test of all of them would only say again what stopped runs say.
+FEW = pytest.mark.parametrize(
+    "make_recipe", [("sft", LORA), ("grpo", PREFIX)], indirect=True, ids=name_of
+)
+ONE = pytest.mark.parametrize("make_recipe", [("sft", LORA)], indirect=True, ids=name_of)
 
 
 class StopAt(compose.Display):
@@ -134,14 +152,14 @@ def digest(run, step: int) -> dict[str, str]:
     return {n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in tensors.items()}
 
 
-def test_stopped_and_resumed_equals_uninterrupted(make_recipe):
-    whole = compose.train(make_recipe("whole", save_total_limit=None))
+def test_stopped_and_resumed_equals_uninterrupted(make_recipe, whole):
     broken = compose.train(make_recipe("broken", save_total_limit=None), display=StopAt(3))
     assert broken.info()["state"] == "stopped"
     assert broken.info()["exit_code"] == 143
     resumed = compose.resume(str(broken.path))
     assert resumed.info()["state"] == "done"
     assert numbers(resumed) == numbers(whole)
+    assert any(line.get("eval_loss") for line in numbers(whole))
     for step in (4, 6, 8):
         assert digest(resumed, step) == digest(whole, step)
     final = "adapter_model.safetensors"
@@ -150,13 +168,13 @@ def test_stopped_and_resumed_equals_uninterrupted(make_recipe):
     ).read_bytes()
 
 
-def test_the_same_recipe_twice_gives_the_same_numbers(make_recipe):
-    first = compose.train(make_recipe("first"))
-    second = compose.train(make_recipe("second"))
-    assert numbers(first) == numbers(second)
-    assert any(line.get("eval_loss") for line in numbers(first))
+@FEW
+def test_the_same_recipe_twice_gives_the_same_numbers(make_recipe, whole):
+    """A run that is stopped and resumed is the same recipe a second time, for every stage."""
+    assert numbers(compose.train(make_recipe("second"))) == numbers(whole)
 
 
+@ONE
 def test_a_run_under_nohup_outlives_its_terminal(make_recipe, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
     monkeypatch.setattr(StopAt, "metrics", lambda self, line: signal.raise_signal(signal.SIGHUP))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import tiny
 from tunesmith.errors import ConfigError, EnvironmentFault, MissingExtra
 from tunesmith.models import load, quantised
 from tunesmith.quant import bnb
@@ -27,20 +28,9 @@ NF4 = torch.tensor([
 @pytest.fixture
 def wide_model(tmp_path):
     """A random Llama whose rows are whole blocks of 64."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
+    tiny.llama(vocab_size=96, hidden_size=64, intermediate_size=128).save_pretrained(
+        tmp_path / "wide"
     )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
     return tmp_path / "wide"
 
 
@@ -250,7 +240,11 @@ OURS = "from tunesmith.quant import bnb_impl; bnb_impl.library()"
 
 
 @pytest.mark.parametrize(
-    ("code", "fetched"), [("import bitsandbytes", True), (OURS, False)], ids=["theirs", "ours"]
+    ("code", "fetched"),
+    [
+        pytest.param("import bitsandbytes", True, marks=pytest.mark.slow, id="theirs"),
+        pytest.param(OURS, False, id="ours"),
+    ],
 )
 def test_no_code_is_fetched_from_a_hub(tmp_path, code, fetched):
     """Where bitsandbytes would ask the package `kernels` for compiled code, ours never does."""
@@ -290,17 +284,11 @@ def test_the_whole_weights_are_never_in_memory(tmp_path):
     pytest.importorskip("bitsandbytes")
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of a process is read from /proc")
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "big")
+    shape = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    tiny.llama(
+        vocab_size=4096, tie_word_embeddings=True, **shape, **heads
+    ).bfloat16().save_pretrained(tmp_path / "big")
     grew = {}
     for kind in ("none", "bnb4"):
         command = [sys.executable, "-c", PEAK, str(tmp_path / "big"), kind]

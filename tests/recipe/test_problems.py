@@ -26,12 +26,6 @@ outputs: x
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def found(text: str, *overrides: str) -> list[TunesmithError]:
     with open("r.yaml", "w", encoding="utf-8") as file:
         file.write(text)

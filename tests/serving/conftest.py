@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 import threading
 import time
 from contextlib import contextmanager
+from functools import cached_property
 
 import httpx2 as httpx
 import openai
@@ -16,6 +18,8 @@ from tunesmith.compose import sampling, serving
 from tunesmith.serving import server
 from tunesmith.templates import base as templates
 
+TLS = ssl.create_default_context()  # once; a client would make its own
+
 
 class Running:
     """A server that answers, and clients for it."""
@@ -23,8 +27,12 @@ class Running:
     def __init__(self, server, url):
         self.server, self.url = server, url
         self.service = server.service
-        self.http = httpx.Client(base_url=url, timeout=60)
-        self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        self.http = httpx.Client(base_url=url, timeout=60, verify=TLS)
+
+    @cached_property
+    def openai(self):
+        """The official client, made where it is needed: reading all certificates takes a while."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
     def post(self, path, body, **more):
         return self.http.post(path, json=body, **more)
@@ -43,7 +51,9 @@ def running(offers, **settings):
         yield found
     finally:
         found.http.close()
-        found.openai.close()
+        if "openai" in vars(found):
+            found.openai.close()
+        made.force_exit = True  # tests of the end are over: nobody is left to be heard out
         made.stop()
         thread.join(30)
         assert not thread.is_alive()

@@ -150,13 +150,16 @@ def test_an_answer_that_takes_too_long(scripted):
 
 
 def test_health_does_not_wait_for_the_engine(scripted):
-    with scripted(lambda request: [70], pause=3.0) as (served, generator):
+    answer = threading.Event()
+    with scripted(lambda request: answer.wait(60) and [70]) as (served, generator):
         thread = threading.Thread(
             target=lambda: httpx.post(served.url + CHAT, json=ask(max_tokens=1), timeout=60)
         )
         thread.start()
-        wait_for(lambda: generator.steps == 1)
-        assert httpx.get(served.url + "/health", timeout=2.5).json() == {"status": "ok"}
+        wait_for(lambda: generator.seen)
+        assert httpx.get(served.url + "/health", timeout=30).json() == {"status": "ok"}
+        assert generator.steps == 0
+        answer.set()
         thread.join()
 
 

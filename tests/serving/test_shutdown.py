@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 
 import httpx2 as httpx
 import pytest
 
+from tests.forked import Forked
 from tests.serving.conftest import wait_for
+from tunesmith.cli.main import main
 from tunesmith.serving.service import Limits
 
 CHAT = "/v1/chat/completions"
@@ -30,13 +29,7 @@ def process(tmp_path):
 
     def start(*words):
         log = tmp_path / "log.txt"
-        with log.open("w") as file:
-            made = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.cli.main", "serve", *words, "--port", "0"],
-                stderr=file,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "TUNESMITH_HOME": str(tmp_path)},
-            )
+        made = Forked(lambda: main(["serve", *words, "--port", "0"]), log)
         started.append(made)
         wait_for(lambda: "serving http" in log.read_text() or made.poll() is not None, 120)
         found = re.search(r"serving (http\S+?)/v1", log.read_text())
@@ -46,7 +39,6 @@ def process(tmp_path):
     yield start
     for made in started:
         made.kill()
-        made.wait()
 
 
 def streamed(url, results, **fields):

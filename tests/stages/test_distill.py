@@ -25,7 +25,9 @@ def teacher(tiny_model, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", [{"beta": 0.0}, {"beta": 1.0}, {"lmbda": 0.5}, {"lmbda": 1.0}],
                          ids=str)  # fmt: skip
-@pytest.mark.parametrize("tuner", ["full", {"kind": "lora", "r": 8}])
+@pytest.mark.parametrize(
+    "tuner", ["full", pytest.param({"kind": "lora", "r": 8}, marks=pytest.mark.slow)], ids=str
+)
 def test_the_student_nears_its_teacher(stage, tuner, tiny_model, teacher, tmp_path):
     run = train(
         tiny_model, tmp_path, {"kind": "distill", "teacher": str(teacher), **stage}, tuner=tuner,

@@ -18,9 +18,8 @@ ROWS = [
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch, own_home):
     """`train(name, model, stage, tuner)`: the TrainingRun after its last update."""
-    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
     seen = {}
     from tunesmith.training import loop
 

@@ -19,6 +19,7 @@ from tokenizers import (
     trainers,
 )
 
+from tests.once import once
 from tunesmith.templates.tokenizer import Tokenizer
 
 CONTROLS = [
@@ -133,6 +134,10 @@ LLAMA3_PATTERN = (
 @pytest.fixture(scope="session")
 def llama3(shared_data, tmp_path_factory) -> Path:
     """Llama 3's real ranks as transformers converts them."""
+    return once(tmp_path_factory, "llama3", lambda folder: write_llama3(shared_data, folder))
+
+
+def write_llama3(shared_data: Path, folder: Path) -> None:
     lines = (shared_data / "tokenizers" / "llama3" / "tokenizer.model").read_bytes().splitlines()
     ranks = {base64.b64decode(t): int(rank) for t, rank in map(bytes.split, filter(None, lines))}
     letter = bytes_to_letters()
@@ -153,10 +158,7 @@ def llama3(shared_data, tmp_path_factory) -> Path:
     )
     rust.decoder = decoders.ByteLevel()
     special = ["<|begin_of_text|>", "<|end_of_text|>"]
-    return write_tokenizer(
-        rust, tmp_path_factory.mktemp("llama3"), special,
-        bos_token=special[0], eos_token=special[1],
-    )  # fmt: skip
+    write_tokenizer(rust, folder, special, bos_token=special[0], eos_token=special[1])
 
 
 def bytes_to_letters() -> dict[int, str]:
@@ -169,6 +171,10 @@ def bytes_to_letters() -> dict[int, str]:
 @pytest.fixture(scope="session")
 def llama2(shared_data, tmp_path_factory) -> Path:
     """Llama 2's real SentencePiece model as transformers converts it."""
+    return once(tmp_path_factory, "llama2", lambda folder: write_llama2(shared_data, folder))
+
+
+def write_llama2(shared_data: Path, folder: Path) -> None:
     pieces = sentencepiece(shared_data / "tokenizers" / "llama2" / "tokenizer.model")
     vocab = {piece: id for id, (piece, _) in enumerate(pieces)}
     merges = []
@@ -185,8 +191,8 @@ def llama2(shared_data, tmp_path_factory) -> Path:
             decoders.Strip(" ", 1, 0),
         ]
     )  # fmt: skip
-    return write_tokenizer(
-        rust, tmp_path_factory.mktemp("llama2"), ["<unk>", "<s>", "</s>"],
+    write_tokenizer(
+        rust, folder, ["<unk>", "<s>", "</s>"],
         bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True,
     )  # fmt: skip
 

@@ -89,7 +89,8 @@ def sources(shared_data) -> dict[str, str]:
     return {name: (folder / f"{name}.jinja").read_text(encoding="utf-8") for name in REAL}
 
 
-@pytest.fixture(scope="session", params=["llama3", "llama2"])
+# With Llama 3's, tests/templates/test_real.py compares the same templates in the fast suite.
+@pytest.fixture(scope="session", params=[pytest.param("llama3", marks=pytest.mark.slow), "llama2"])
 def pair(request, sources, tmp_path_factory):
     """A real tokenizer that knows the control tokens of all of them, and transformers' own."""
     folder = tmp_path_factory.mktemp("real")

@@ -25,6 +25,8 @@ MISTRAL = [
     "v11_think", "v13", "v13_audio", "v13_image", "v13_image_think", "v13_think", "v15",
     "v15_audio", "v15_image", "v15_image_think", "v15_think",
 ]  # fmt: skip
+# One of each way to write a chat; the rest differ from them in what is read here by little.
+ALWAYS = ("v1", "v2_spm", "v3", "v7_image", "v11_think", "v13", "v15_audio")
 OTHERS = [
     "CohereForAI-c4ai-command-r-plus-tool_use", "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
@@ -100,7 +102,10 @@ def pair(folder, llama3, tmp_path_factory):
     return Tokenizer.load(target), transformers_of(target)
 
 
-@pytest.fixture(scope="module", params=[*OTHERS, *MISTRAL])
+RARE = [pytest.param(name, marks=pytest.mark.slow) for name in MISTRAL if name not in ALWAYS]
+
+
+@pytest.fixture(scope="module", params=[*OTHERS, *ALWAYS, *RARE])
 def real(request, folder, pair):
     top: Path = folder[request.param in MISTRAL]
     source = (top / f"{request.param}.jinja").read_text("utf-8")

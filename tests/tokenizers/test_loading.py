@@ -16,19 +16,12 @@ from tunesmith.templates.tokenizer import Tokenizer
 from tunesmith.templates.tokenizers import convert
 
 
-@pytest.fixture
-def home(tmp_path_factory, monkeypatch) -> Path:
-    path = tmp_path_factory.mktemp("own-home")
-    monkeypatch.setenv("TUNESMITH_HOME", str(path))
-    return path
-
-
-def test_loading_converts_into_the_cache_and_says_so(tmp_path, home):
+def test_loading_converts_into_the_cache_and_says_so(tmp_path, own_home):
     llama(tmp_path)
     before = sorted(tmp_path.iterdir())
     tokenizer = Tokenizer.load(tmp_path)
     assert sorted(tmp_path.iterdir()) == before  # the model's folder stays as it is
-    assert tokenizer.path.parent == home / "tokenizers"
+    assert tokenizer.path.parent == own_home / "tokenizers"
     assert "converted from tokenizer.model (SentencePiece BPE)" in tokenizer.notes[0]
     template = templates.load("auto", tmp_path)
     assert template.notes[0] == tokenizer.notes[0]
@@ -38,7 +31,7 @@ def test_loading_converts_into_the_cache_and_says_so(tmp_path, home):
     assert tokenizer.encode_batch(["hello"], "text") != tokenizer.encode_batch(["hello"], "start")
 
 
-def test_the_cache_is_used_again_and_follows_every_file(tmp_path, home, monkeypatch):
+def test_the_cache_is_used_again_and_follows_every_file(tmp_path, own_home, monkeypatch):
     llama(tmp_path)
     first = Tokenizer.load(tmp_path).path
     with monkeypatch.context() as patch:
@@ -52,25 +45,27 @@ def test_the_cache_is_used_again_and_follows_every_file(tmp_path, home, monkeypa
     write(tmp_path, generation_config={"pad_token_id": 0})
     seen.add(Tokenizer.load(tmp_path).path)
     assert len(seen) == 4
-    assert sorted(p.name for p in (home / "tokenizers").iterdir()) == sorted(p.name for p in seen)
+    assert sorted(p.name for p in (own_home / "tokenizers").iterdir()) == sorted(
+        p.name for p in seen
+    )
 
 
-def test_a_cache_that_can_not_be_written(tmp_path, home, monkeypatch):
+def test_a_cache_that_can_not_be_written(tmp_path, own_home, monkeypatch):
     llama(tmp_path)
-    (home / "tokenizers").write_text("a file")
+    (own_home / "tokenizers").write_text("a file")
     with pytest.raises(RunError) as caught:
         Tokenizer.load(tmp_path)
     assert caught.value.code == "R221"
 
 
-def test_a_tokenizer_json_is_taken_as_it_is(tiny_model, home):
+def test_a_tokenizer_json_is_taken_as_it_is(tiny_model, own_home):
     tokenizer = Tokenizer.load(tiny_model)
     assert tokenizer.path == tiny_model
     assert tokenizer.notes == ()
-    assert not (home / "tokenizers").exists()
+    assert not (own_home / "tokenizers").exists()
 
 
-def test_training_with_an_old_tokenizer(tmp_path, home, monkeypatch, capsys):
+def test_training_with_an_old_tokenizer(tmp_path, own_home, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("old").mkdir()
     llama(Path("old"))

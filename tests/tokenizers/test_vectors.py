@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -48,6 +49,12 @@ TRICKY = [
 ]  # fmt: skip
 
 
+@functools.cache
+def converted(path, pattern=None):
+    """A conversion that several tests look at, and none changes."""
+    return convert.convert(path, pattern)
+
+
 def ids(rust: Rust, text: str) -> list[int]:
     return rust.encode(text, add_special_tokens=False).ids
 
@@ -64,7 +71,7 @@ def test_llama_cpp_vectors(name, shared_data):
     folder = shared_data / "tokenizers"
     short = name.split()[0]
     source, pattern = SOURCES[short] if short == name else (MORE[short], None)
-    made = convert.convert(folder / source, pattern)
+    made = converted(folder / source, pattern)
     for text, expected in vectors(folder / "llama.cpp-models", short):
         assert ids(made.rust, text) == expected, text
         if short not in NO_WAY_BACK:
@@ -129,8 +136,8 @@ def test_chatglm_1_gives_the_ids_of_its_code(shared_data):
 
 def test_gguf_and_sentencepiece_of_one_model_agree(shared_data):
     folder = shared_data / "tokenizers"
-    one = convert.convert(folder / "llama.cpp-models/ggml-vocab-llama-spm.gguf").rust
-    other = convert.convert(folder / "llama2/tokenizer.model").rust
+    one = converted(folder / "llama.cpp-models/ggml-vocab-llama-spm.gguf").rust
+    other = converted(folder / "llama2/tokenizer.model").rust
     assert one.get_vocab() == other.get_vocab()
     for text in texts(shared_data):
         assert ids(one, text) == ids(other, text)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from tests.forked import Forked
 from tunesmith.training import checkpoint
 
 pytestmark = pytest.mark.dist
 
 RANK = """
-import sys
-from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from tunesmith.training import checkpoint, shards
 
-run, rank = Path(sys.argv[1]), int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{run}/rendezvous", rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
 
@@ -62,16 +57,15 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_write_one_checkpoint(tmp_path):
-    command = [sys.executable, "-c", RANK, str(tmp_path)]
+def test_two_processes_write_one_checkpoint(tmp_path, tmp_path_factory):
+    logs = tmp_path_factory.mktemp("logs")
     ranks = [
-        subprocess.Popen(
-            [*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        Forked(lambda rank=rank: exec(RANK, {"run": tmp_path, "rank": rank}), logs / f"{rank}.txt")
         for rank in (0, 1)
     ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    codes = [rank.wait(120) for rank in ranks]
+    said = [rank.said() for rank in ranks]
+    assert codes == [0, 0], said
     # The NaN lies on rank 1 alone; both refuse.
     assert [text.split()[-1] for text in said] == ["R114", "R112"]
     assert checkpoint.steps(tmp_path) == [1]
