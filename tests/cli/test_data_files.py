@@ -256,3 +256,14 @@ def test_columns_of_another_language_are_named_in_the_advice(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "--columns prompt=Frage,completion=Antwort" in err
     assert main(["data", "check", str(path), "--columns", "prompt=Frage,completion=Antwort"]) == 0
+
+
+def test_what_the_gate_says_helps(tmp_path, capsys):
+    rows = [{"prompt": f"a{i}", "completion": None if i % 5 == 0 else "b"} for i in range(25)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "check", str(path)]) == 6
+    err = capsys.readouterr().err
+    assert "fix: mend these rows, or data.on_bad_row=skip to go on without them" in err
+    assert "on_finding" not in err  # which would leave the training stopped
+    assert main(["data", "check", str(path), "data.on_bad_row=skip"]) == 0

@@ -202,9 +202,9 @@ def test_rows_the_user_chose_to_leave_out_are_no_reason_to_stop(tmp_path):
     ("code", "reason", "fix"),
     [
         ("D105", "not JSON", "tunesmith data check FILE --fix"),
-        ("D121", "column `x` is missing", "--columns"),
+        ("D121", "column `x` is missing", "mend these rows, or data.on_bad_row=skip"),
         ("D204", "longer than data.max_length 8", "raise data.max_length"),
-        ("D204", "the template has no place for tools", "data.on_bad_row: skip"),
+        ("D204", "the template has no place for tools", "data.on_bad_row=skip"),
     ],
 )
 def test_fix_is_named_only_where_it_mends(tmp_path, code, reason, fix):
@@ -213,6 +213,8 @@ def test_fix_is_named_only_where_it_mends(tmp_path, code, reason, fix):
     one = found(data, "rows")
     assert (one.level, fix in one.fix) == ("MAJOR", True)
     assert ("--fix" in one.fix) == (code == "D105")
+    many = data_of(tmp_path, GOOD, bad_rows=1, rows=1, reasons={reason: 1}, skipped=skipped)
+    assert ("--columns" in found(many, "rows").fix) == (code == "D121")
 
 
 def test_every_major_finding_says_what_mends_it(tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.compose.samples_of import measured
 from tunesmith.data import check
-from tunesmith.data.finding import Finding, Markers
+from tunesmith.data.finding import SKIP, Finding, Markers
 from tunesmith.errors import GateFailed
 from tunesmith.recipe import origins
 from tunesmith.recipe.sections import Recipe
@@ -64,9 +64,12 @@ def major_finding(major: Sequence[Finding], where: str) -> GateFailed:
     """G110: data that would train badly, and what mends each of these findings."""
     more = f" (and {len(major) - 1} more)" if len(major) > 1 else ""
     fixes = dict.fromkeys(one.fix for one in major if one.fix)
+    anyway = ["or data.on_finding=warn to train all the same"]
+    if any(SKIP in fix for fix in fixes):
+        anyway = []
     return GateFailed(
         "G110",
         f"MAJOR: {major[0].text}{more}",
         where=where,
-        fix="; ".join([*fixes, "or data.on_finding=warn to train all the same"]),
+        fix="; ".join([*fixes, *anyway]),
     )

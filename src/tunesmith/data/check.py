@@ -10,7 +10,7 @@ import numpy as np
 
 from tunesmith.data import check_rows, facts as items, lines, prints, report as reports, trained
 from tunesmith.data.facts import Facts
-from tunesmith.data.finding import MEND, Finding, Level, Markers, places
+from tunesmith.data.finding import MEND, SKIP, Finding, Level, Markers, places
 from tunesmith.data.overlooked import UNANSWERED
 from tunesmith.data.report import NOTHING
 from tunesmith.data.store import Dataset
@@ -119,24 +119,22 @@ def _left_out(report: Mapping[str, Any], skipping: bool) -> Finding:
     fine = asked and 2 * (count - nothing) <= rows
     level: Level = "MINOR" if fine else "MAJOR"
     text = f"{count:,} of {rows:,} rows can't be used: {reasons}"
-    return Finding(level, "rows", text, where, _mend_rows(report))
+    return Finding(level, "rows", text, where, _mend_rows(report, skipping))
 
 
-def _mend_rows(report: Mapping[str, Any]) -> str:
+def _mend_rows(report: Mapping[str, Any], skipping: bool) -> str:
     """What can be done about most of the rows that are left out. `check --fix` mends files; it
     can't write an answer that is not there, nor shorten one."""
     codes = Counter(problem["code"] for problem in report["skipped"])
     first = codes.most_common(1)[0][0] if codes else ""
+    fix = "mend these rows"
     if any("max_length" in reason for reason in list(report["reasons"])[:1]):
-        return "raise data.max_length"
-    if first in READ:
-        return f"mend the files: {MEND}"
-    if first in ("D121", "D122", "D123"):
-        return (
-            "mend these rows, or say what they are: --format and --columns (format: and columns:"
-            " in a recipe)"
-        )
-    return "mend these rows, or write data.on_bad_row: skip"
+        fix = "raise data.max_length"
+    elif first in READ:
+        fix = f"mend the files: {MEND}"
+    elif first in ("D121", "D122", "D123") and 2 * codes[first] > report["rows"]:
+        fix += ", or say what they are: --format and --columns (format: and columns: in a recipe)"
+    return fix if skipping else f"{fix}, or {SKIP} to go on without them"
 
 
 def _untrained(data: Dataset, measured: Sequence[int]) -> Finding:

@@ -14,6 +14,8 @@ Level = Literal["OK", "MINOR", "MAJOR"]
 
 MEND = "tunesmith data check FILE --fix -o MENDED"
 """The command that mends files."""
+SKIP = "data.on_bad_row=skip"
+"""What leaves bad rows out; without it a training stops at them, whatever is said of findings."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class _Window:
         if self._may_be_cut(error):
             what = f"the file ends inside the row that begins at line {self.line} (truncated?)"
             end = self.line + self.text.rstrip().count("\n", self.at)
-            return refused_row("D105", what, f"{self.file}:{end}")
+            return refused_row("D105", what, f"{self.file}:{end}", MENDS)
         line = self.line + self.text.count("\n", self.at, error.pos)
         row = f" (row {self.number})" if self.number else ""
         return refused_row(

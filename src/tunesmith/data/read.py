@@ -204,7 +204,7 @@ def _stream(path: Path, kind: str, whole: bool, on_bad: OnBad) -> Iterator[Row]:
         if zipped and (other := signatures.refused(path, head, kind)):
             raise other
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            fix = "convert the file: iconv -f UTF-16 -t UTF-8"
+            fix = "tunesmith data check FILE --fix -o MENDED, or iconv -f UTF-16 -t UTF-8"
             raise DataError("D103", "the file is UTF-16", where=f"{path}:1", fix=fix)
         stream.seek(0)
         file = str(path)

@@ -21,6 +21,9 @@ OTHERS = (",", ";", "\t", "|")
 SPOKEN = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 
 
+_NAMES = "name each column once; pandas leaves its index out with to_csv(…, index=False)"
+
+
 def delimiter(header: str, kind: str) -> str:
     """What separates the columns of a table.
 
@@ -76,7 +79,7 @@ def rows(stream: BinaryIO, file: str, kind: str, on_bad: OnBad) -> Iterator[Row]
             raise bad[0]
         if len(set(columns)) != len(columns) or not all(columns):
             what = f"columns without a name or with the same name: {', '.join(columns)}"
-            raise DataError("D110", what, where=f"{file}:1", fix="name each column once")
+            raise DataError("D110", what, where=f"{file}:1", fix=_NAMES)
         start = reader.line_num + 1
         for values in reader:
             if bad:

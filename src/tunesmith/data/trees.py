@@ -21,6 +21,8 @@ KEYS = ("message_id", "parent_id", "text", "role")
 SAID = "one message a row, gathered into trees (all are held in memory)"
 DEEPEST = 200
 """Messages that may stand one below the other: objects nested deeper can't be written as JSON."""
+Found = tuple[Row, dict[str, Any]]
+"""Where a message stands, and the message."""
 _TRUE = ("true", "1", "1.0")
 _NONE = ("", "none", "null", "nan")
 
@@ -47,26 +49,26 @@ def gathered(rows: Iterator[Row], on_bad: OnBad) -> Iterator[Row]:
 
 
 def _trees(rows: Iterable[Row], on_bad: OnBad) -> Iterator[Row]:
-    begun: list[Row] = []
-    replies: dict[str, list[Row]] = {}
+    begun: list[Found] = []
+    replies: dict[str, list[Found]] = {}
     known: set[str] = set()
     for row in rows:
         if not is_message(row.value):
             on_bad(_bad("D240", "no message of a tree, as the rows before it are", row))
             continue
-        row = row._replace(value=_message(row.value))
-        name, parent = row.value["message_id"], row.value["parent_id"]
+        message = _message(row.value)
+        name, parent = message["message_id"], message["parent_id"]
         if name is None or name in known:
             what = f"the message_id {name} stands twice" if name else "the message has no id"
             on_bad(_bad("D240", what, row))
             continue
         known.add(name)
         if parent is None:
-            begun.append(row)
+            begun.append((row, message))
         else:
-            replies.setdefault(parent, []).append(row)
-    for row in begun:
-        tree, depth = _whole(row.value, replies)
+            replies.setdefault(parent, []).append((row, message))
+    for row, message in begun:
+        tree, depth = _whole(message, replies)
         if depth > DEEPEST:
             on_bad(_bad("D240", f"the tree is {depth:,} messages deep", row))
             continue
@@ -104,13 +106,13 @@ def _rank(value: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _whole(root: dict[str, Any], replies: dict[str, list[Row]]) -> tuple[dict[str, Any], int]:
+def _whole(root: dict[str, Any], replies: dict[str, list[Found]]) -> tuple[dict[str, Any], int]:
     """The tree that begins with a message, and its depth; takes its messages out of `replies`."""
     waiting, deepest = [(root, 1)], 1
     while waiting:
         node, depth = waiting.pop()
         deepest = max(deepest, depth)
-        node["replies"] = [row.value for row in replies.pop(node["message_id"], ())]
+        node["replies"] = [reply for _, reply in replies.pop(node["message_id"], ())]
         waiting += [(reply, depth + 1) for reply in node["replies"]]
     tree = {"message_tree_id": root.get("message_tree_id") or root["message_id"], "prompt": root}
     if "tree_state" in root:
@@ -118,9 +120,9 @@ def _whole(root: dict[str, Any], replies: dict[str, list[Row]]) -> tuple[dict[st
     return tree, deepest
 
 
-def _tell_rest(replies: dict[str, list[Row]], known: set[str], on_bad: OnBad) -> None:
+def _tell_rest(replies: dict[str, list[Found]], known: set[str], on_bad: OnBad) -> None:
     """Messages that no beginning leads to, in the order of their rows."""
-    rest = [(row, parent) for parent, found in replies.items() for row in found]
+    rest = [(row, parent) for parent, found in replies.items() for row, _ in found]
     for row, parent in sorted(rest, key=lambda one: (one[0].file, one[0].place)):
         what = "the message it answers is in no row"
         if parent in known:
