@@ -102,16 +102,13 @@ def test_a_conversation_has_beams_too(offer, served):
 
 
 def test_a_stop_string_cuts_what_was_found(served):
-    create = served.openai.completions.create
-    whole = create(model="tiny", prompt="The sun", max_tokens=10, extra_body=BEAMS, best_of=3)
-    text = whole.choices[0].text
-    stop = text[4:7]
-    assert stop
-    cut = create(
-        model="tiny", prompt="The sun", max_tokens=10, extra_body=BEAMS, best_of=3, stop=stop
-    )
-    assert cut.choices[0].text == text[: text.index(stop)]
-    assert cut.choices[0].finish_reason == "stop"
+    fields = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 10, "best_of": 3}
+    more = {**BEAMS, "length_penalty": 3}
+    text = served.openai.completions.create(**fields, extra_body=more).choices[0].text
+    stop = text[3:6]
+    assert len(stop) == 3
+    cut = served.openai.completions.create(**fields, extra_body=more, stop=stop).choices[0]
+    assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
 
 
 @pytest.mark.parametrize(
