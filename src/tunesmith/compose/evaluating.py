@@ -226,7 +226,7 @@ def _origin(run: RunDir, recipe: Recipe) -> tuple[Recipe, model.Origin]:
 
 
 def _tell_change(run: RunDir, eval_set: Any, say: Say) -> None:
-    """Says it where the evaluation rows, or the code that makes tokens of them, are not the run's."""
+    """Says it where the evaluation rows, or the code that encodes them, are not the run's."""
     noted = [one["sha256"] for one in (run.info().get("data") or {}).get("eval", [])]
     now = [one.get("key") for one in eval_set.report.get("sources", [])]
     if noted and noted != now:
