@@ -226,11 +226,14 @@ def _origin(run: RunDir, recipe: Recipe) -> tuple[Recipe, model.Origin]:
 
 
 def _tell_change(run: RunDir, eval_set: Any, say: Say) -> None:
-    """Says it where the evaluation rows, or how they are encoded, are not those of the run."""
+    """Says it where the evaluation rows, or the code that encodes them, are not the run's."""
     noted = [one["sha256"] for one in (run.info().get("data") or {}).get("eval", [])]
     now = [one.get("key") for one in eval_set.report.get("sources", [])]
     if noted and noted != now:
-        say("note", "the evaluation data, or how it is encoded, has changed since the training")
+        say(
+            "note",
+            "the evaluation data, or the code that encodes it, has changed since the training",
+        )
 
 
 def _left_out(evaluation: Any, report: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _find(path: Path) -> tuple[Path, str]:
         ConfigError: C100, a bare name that is neither a file nor a shipped recipe.
     """
     folder = Path(str(resources.files("tunesmith"))) / "recipes"
-    ours = str(path.parent) in (".", "chain", "sums")
+    ours = str(path.parent) in (".", "chain")
     if ours and not path.exists():
         for name in (str(path), f"{path}.yaml"):
             if (folder / name).is_file():
