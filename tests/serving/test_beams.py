@@ -250,12 +250,15 @@ def test_work_that_nobody_waits_for_is_closed_and_the_next_has_its_turn():
     asyncio.run(scene())
 
 
-def test_a_client_that_leaves_ends_its_search(offer):
+def test_a_client_that_leaves_ends_its_search(offer, monkeypatch):
     import httpx2 as httpx
 
+    never, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(offer.generator, "searching", lambda *_, **__: endless(never, closed))
     with running([offer]) as served:
-        body = {"prompt": [5] * 8, "n": 8, "max_tokens": 400, "min_p": 0, **BEAMS}
+        body = {"prompt": [5] * 8, "n": 8, "max_tokens": 9, **BEAMS}
         with pytest.raises(httpx.ReadTimeout):
             served.http.post(COMPLETIONS, json=body, timeout=0.3)
         wait_for(lambda: served.service.engine.held == 0)
+        assert closed.is_set()
         assert served.post(COMPLETIONS, {"prompt": "a", "max_tokens": 2}).status_code == 200
