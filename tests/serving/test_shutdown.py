@@ -214,12 +214,12 @@ def test_a_client_that_leaves_a_stream_is_no_200(scripted):
 
 
 def test_a_bug_in_a_stream_is_told_and_counted(scripted, monkeypatch):
-    from tunesmith.serving import chat
+    from tunesmith.serving import answers
 
     def broken(answer):
         raise RuntimeError("secret insides")
 
-    monkeypatch.setattr(chat, "_reason", broken)
+    monkeypatch.setattr(answers.Answer, "ending", broken)
     with scripted(lambda r: [70] * 3) as (served, _):
         reply = served.post(CHAT, ask(stream=True, max_tokens=3))
         told = f'{{route="{CHAT}",status="500"}} 1'

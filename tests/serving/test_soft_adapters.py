@@ -14,19 +14,20 @@ ASK = [{"role": "user", "content": "What does the miller sell?"}]
 TUNERS = {
     "words": "{kind: prompt, tokens: 5}",
     "prefix": "{kind: prefix, tokens: 7}",
-    "lora": "{kind: lora, r: 4, lora_alpha: 64, target_modules: all-linear}",
-    "other": "{kind: lora, r: 2, lora_alpha: 64, target_modules: all-linear}",
+    "lora": "{kind: lora, r: 4, lora_alpha: 8, target_modules: all-linear}",
+    "other": "{kind: lora, r: 2, lora_alpha: 4, target_modules: all-linear}",
 }
 
 
 def trained(folder, tuner):
+    rate = 0.005 if "lora" in tuner else 0.05
     recipe = folder / "sft.yaml"
     recipe.write_text(
         f"model: builtin:tiny\nstage: sft\ntuner: {tuner}\ndata: {{max_length: 256}}\n"
     )
     words = [
         f"output.dir={folder / 'runs'}", "data.train=builtin:demo/train.jsonl",
-        "train.max_steps=6", "optim.learning_rate=0.05",
+        "train.max_steps=6", f"optim.learning_rate={rate}",
     ]  # fmt: skip
     return tunesmith.train(tunesmith.Recipe.load(str(recipe), words)).path
 
@@ -55,7 +56,7 @@ def test_all_kinds_in_one_engine_say_what_each_says_alone(runs):
         spec = "builtin:tiny" if name == "tiny" else given[name]
         with running(serving.offers(spec, name, {}, slots=2, dtype="float32")) as alone:
             wanted[name] = ask(alone, name)
-    assert len({said for said, _, _ in wanted.values()}) > 2  # they do differ
+    assert len({tuple(told) for _, told, _ in wanted.values()}) == len(names)  # they do differ
     with running(offers) as served, concurrent.futures.ThreadPoolExecutor(15) as pool:
         listed = [model.id for model in served.openai.models.list()]
         jobs = [(name, pool.submit(ask, served, name)) for name in names * 3]
@@ -63,9 +64,9 @@ def test_all_kinds_in_one_engine_say_what_each_says_alone(runs):
     assert listed == names == ["tiny", *TUNERS]
     for name, (said, told, prompt) in found:
         assert said == wanted[name][0]
-        assert told == pytest.approx(
-            wanted[name][1], abs=0.02
-        )  # a LoRA that is merged is rounded as its base is stored
+        # alone, a LoRA is merged and rounded as its base is stored
+        near = 0.1 if name in ("lora", "other") else 1e-4
+        assert told == pytest.approx(wanted[name][1], abs=near)
         assert prompt == wanted[name][2]
 
 
