@@ -91,7 +91,7 @@ def test_checkpoints_of_a_run(run, tmp_path, capsys):
         assert json.loads((tmp_path / name / "tunesmith.json").read_text())["system"] == "Hm."
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_run_is_what_merging_makes_of_it(run, tmp_path, dtype):
     """Bit for bit, in every type: a chat with the run and with the merged model are the same."""
     from tunesmith.compose import model, source

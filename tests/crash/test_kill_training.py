@@ -140,7 +140,10 @@ def trainer(tmp_path_factory) -> Iterator[Trainer]:
     trainer.close()
 
 
-@pytest.fixture(scope="module", params=SETUPS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("sft-lora", marks=pytest.mark.slow), "pretrain-full"],
+)
 def stand(request, trainer, tiny_model, tmp_path_factory) -> Iterator[Stand]:
     with memory_folder(tmp_path_factory.mktemp("stand")) as folder:
         yield stand_in(folder, SETUPS[request.param], trainer, tiny_model)

@@ -144,6 +144,7 @@ def test_nothing_is_unpickled_on_the_way(llama, monkeypatch):
     assert tokens(GraphGenerator(llama[1]).generate(requests([(5, 6)])))["0"]
 
 
+@pytest.mark.slow
 def test_sixteen_bits(llama, tmp_path):
     report = graph.export(llama[0], tmp_path / "out", dtype="bfloat16", context=100)
     assert report.dtype == "bfloat16"

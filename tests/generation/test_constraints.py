@@ -81,7 +81,7 @@ def test_patterns_match_what_python_matches(pattern):
 
 @given(st.characters(exclude_categories=["Cs"]), st.characters(exclude_categories=["Cs"]),
        st.characters(exclude_categories=["Cs"]))  # fmt: skip
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_ranges_of_characters_are_their_bytes(first, last, other):
     first, last = sorted((first, last))
     pattern = f"[\\u{ord(first):04x}-\\u{ord(last):04x}]"
@@ -111,14 +111,14 @@ values = st.recursive(
 
 
 @given(values, st.sampled_from([None, 1]), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_true_is_any_json(value, indent, ascii):
     written = json.dumps(value, indent=indent, ensure_ascii=ascii)
     assert accepts(schema_impl.grammar(True), written)
 
 
 @given(st.text('{}[]",:0-1eE.+ \ntrufalsn\\x', max_size=12))
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=250)
 def test_what_is_no_json_is_no_answer(text):
     if accepts(schema_impl.grammar(True), text):
         json.loads(text, strict=True)

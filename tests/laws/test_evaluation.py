@@ -35,7 +35,13 @@ def measured(run: RunDir, selector: str = "") -> Measured:
     return evaluating.measure(subject.find(f"{run.path}{selector}"))
 
 
-@pytest.mark.parametrize("make_recipe", CELLS + WHOLE, ids=name, indirect=True)
+def when(cell):
+    """A cell with its mark: every stage once, and one adapter, in the fast suite."""
+    fast = cell[1] == "full" or cell == CELLS[0]
+    return pytest.param(cell, marks=() if fast else pytest.mark.slow, id=name(cell))
+
+
+@pytest.mark.parametrize("make_recipe", [when(c) for c in CELLS + WHOLE], indirect=True)
 def test_eval_equals_the_last_evaluation_of_the_run(make_recipe):  # noqa: F811
     run = compose.train(make_recipe("run", save_total_limit=None))
     told = evaluations(run)

@@ -239,12 +239,9 @@ def get_kernel(*arguments, **words):
 OURS = "from tunesmith.quant import bnb_impl; bnb_impl.library()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("code", "fetched"),
-    [
-        pytest.param("import bitsandbytes", True, marks=pytest.mark.slow, id="theirs"),
-        pytest.param(OURS, False, id="ours"),
-    ],
+    ("code", "fetched"), [("import bitsandbytes", True), (OURS, False)], ids=["theirs", "ours"]
 )
 def test_no_code_is_fetched_from_a_hub(tmp_path, code, fetched):
     """Where bitsandbytes would ask the package `kernels` for compiled code, ours never does."""

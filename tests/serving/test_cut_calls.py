@@ -119,8 +119,15 @@ def whole(reply):
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 
 
-@pytest.mark.parametrize("model", ["chatml", "llama3"])
-@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+@pytest.mark.parametrize(
+    ("model", "choice"),
+    [
+        pytest.param("llama3", "required", id="required-llama3"),
+        pytest.param("chatml", NAMED, id="named-chatml"),
+        pytest.param("chatml", "required", id="required-chatml", marks=pytest.mark.slow),
+        pytest.param("llama3", NAMED, id="named-llama3", marks=pytest.mark.slow),
+    ],
+)
 def test_forced_calls_are_cut_by_max_tokens(served, model, choice):  # noqa: F811
     """The real engine, held to the call: at each length as far as it came."""
     fields = {"model": model, "messages": ASK, "tools": [WEATHER], "tool_choice": choice}

@@ -113,7 +113,7 @@ def test_beams_behind_an_adapter(runs, name):
 # ---------------------------------------------------------------- few bits
 
 
-@pytest.mark.parametrize("kind", ["bnb4", "bnb8"])
+@pytest.mark.parametrize("kind", ["bnb4", pytest.param("bnb8", marks=pytest.mark.slow)])
 def test_several_adapters_stand_beside_quantised_weights(runs, kind):
     """Each says what it says alone over the same few bits, and they share these."""
     pytest.importorskip("bitsandbytes")

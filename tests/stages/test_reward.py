@@ -63,9 +63,9 @@ def test_a_separable_set_is_ranked_perfectly(tuner, train):
 def test_centring_keeps_scores_around_zero(train):
     sums = []
     for name, coefficient in (("free", 0.0), ("centred", 1.0)):
-        line = last_eval(train(name, center_rewards_coefficient=coefficient))
+        line = last_eval(train(name, steps=30, center_rewards_coefficient=coefficient))
         sums.append(abs(line["eval_rewards/chosen"] + line["eval_rewards/rejected"]))
-    assert sums[1] < 0.5
+    assert sums[1] < min(0.5, sums[0])
 
 
 def test_transformers_loads_it_as_a_classifier_that_scores_the_same(train, tiny_model):

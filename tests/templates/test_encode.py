@@ -79,7 +79,7 @@ def conversations(draw):
 kinds = st.tuples(st.sampled_from(KINDS), st.booleans())
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     name=st.sampled_from(NAMES), kind=kinds, talk=conversations(),
     system=st.sampled_from([None, "", "Be brief.</s>"]),
@@ -104,7 +104,7 @@ def test_law_prompts_begin_what_was_trained(folders, name, kind, talk, system):
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(NAMES), kind=kinds, talk=conversations())
 def test_content_never_becomes_a_control_token(folders, name, kind, talk):
     """As many control tokens as in the same chat with harmless words."""
@@ -122,7 +122,7 @@ def test_content_never_becomes_a_control_token(folders, name, kind, talk):
     assert count(talk) == count(harmless)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from(EVERY), known=st.booleans(), talk=conversations(),
     weights=st.lists(st.sampled_from([None, 0.0, 0.5, 2.0]), min_size=3, max_size=3),
@@ -166,7 +166,7 @@ def test_twenty_control_strings_come_back_as_they_were_typed(trained, hostile):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(name=st.sampled_from(EVERY), kind=kinds, talk=conversations())
 def test_exported_jinja_gives_the_same_ids(folders, name, kind, talk):
     """A model trained with a shipped format is loaded with the Jinja that was saved beside it."""

@@ -39,7 +39,7 @@ def loaded(name, folder):
 words = st.text("ab<|>[]{}#%:\"'\\ \n", min_size=1, max_size=12).filter(lambda t: t.strip())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     name=st.sampled_from([*EVERY, *PADDLE]), system=st.none() | words,
     talk=st.lists(st.tuples(words, words), min_size=1, max_size=3),

@@ -118,7 +118,7 @@ which = st.booleans()
 rounds = st.lists(st.tuples(words, words), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(name=st.sampled_from(EVERY), talk=rounds, system=st.none() | words, kind=which)
 def test_jinja_renders_the_same_text(trained, equipped, name, talk, system, kind):
     """With the control tokens of the format and without them, as plain transformers renders it."""

@@ -138,7 +138,7 @@ def test_prompts_of_every_turn_are_kept_to_their_length(template):
 words = st.text("abcxyz ", min_size=1, max_size=40).filter(str.strip)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     rule=st.sampled_from(RULES), texts=st.lists(st.tuples(words, words), min_size=1, max_size=4),
     most=st.integers(6, 90), prompt=st.none() | st.integers(4, 60),
