@@ -136,7 +136,7 @@ def test_forced_calls_are_cut_by_max_tokens(served, model, choice):  # noqa: F81
     full = whole(create(**fields, max_tokens=200))
     assert full[3] == "tool_calls"
     seen = set()
-    for most in range(3, 200, 34):
+    for most in range(3, 200, 17):
         reply = create(**fields, max_tokens=most)
         found = whole(reply)
         assert found == streamed(create(**fields, max_tokens=most, stream=True))
