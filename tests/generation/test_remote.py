@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.busy, self.breaks, self.bodies, self.slow = 0, None, [], threading.Event()
+        self.refuses = ""
         self.owner, self.ends = "", "length"
         self.slow.set()
 
@@ -49,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
+        if self.server.refuses:
+            self.reply(400, self.server.refuses)
+            return
         if self.server.busy:
             self.server.busy -= 1
             self.reply(503, "")
@@ -102,6 +106,15 @@ def test_a_busy_server_is_asked_again(server):
     server.busy = 100
     events = generator.generate([Request("a", (7, 8))])["a"]
     assert [event.finish_reason for event in events] == ["error"]
+
+
+def test_a_refusal_is_told_and_not_asked_again(server, caplog):
+    server.refuses = '{"error": "the prompt is too long"}'
+    events = RemoteGenerator(server.url).generate([Request("a", (7, 8))])["a"]
+    assert [event.finish_reason for event in events] == ["error"]
+    assert len(server.bodies) == 1
+    assert "refused a request: 400" in caplog.text
+    assert "the prompt is too long" in caplog.text
 
 
 def test_an_answer_that_breaks_off_is_no_answer(server):

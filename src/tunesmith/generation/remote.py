@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from tunesmith.types import Event, Request, Sampling
 
 if TYPE_CHECKING:
     from tunesmith.templates.tokenizer import Tokenizer
+
+_log = logging.getLogger("tunesmith.generation")
 
 RETRIES = 4
 """Tries of a request that has said nothing yet."""
@@ -129,7 +132,12 @@ class RemoteGenerator(Threaded):
             with self._http.stream("POST", "/v1/completions", json=body) as answer:
                 if answer.status_code == 429 or answer.status_code >= 500:
                     return False
-                answer.raise_for_status()
+                if answer.status_code >= 400:  # it won't like the same request better later
+                    said = answer.read().decode(errors="replace")[:500]
+                    _log.warning("%s refused a request: %s %s", self.url, answer.status_code, said)
+                    ended = True
+                    self._events.put(Event(request.id, -1, 0.0, "", "error"))
+                    return True
                 for line in answer.iter_lines():
                     if stop.is_set():
                         break
