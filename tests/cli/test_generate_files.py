@@ -10,6 +10,7 @@ import pytest
 
 from tests.forked import Forked
 from tests.rows import lines, write
+from tunesmith.cli.answer_file import AnswerFile
 from tunesmith.cli.main import main
 
 FEW = ("--max-tokens", "4")
@@ -166,3 +167,12 @@ def test_torn_settings_are_not_taken_up(tiny_model, here, capsys):
     (here / "out.part.json").write_text('{"model": ')
     assert main(["generate", str(tiny_model), "--input", source, "--output", "out", *FEW]) == 2
     assert "C212" in capsys.readouterr().err
+
+
+def test_unicodes_own_line_ends_are_no_ends_of_rows(tmp_path):
+    path, lines = tmp_path / "out", [{"prompt": f"one\u2028two\u0085three {at}"} for at in range(3)]
+    with AnswerFile(path, {}) as file:
+        for line in lines:
+            file.add(line)
+    with AnswerFile(path, {}) as file:
+        assert file.done == lines

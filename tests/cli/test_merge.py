@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_checkpoints_of_a_run(run, tmp_path, capsys):
     for name in ("final", "last"):
         assert (tmp_path / name / "chat_template.jinja").is_file()
         assert json.loads((tmp_path / name / "tunesmith.json").read_text())["system"] == "Hm."
+
+
+def test_a_damaged_checkpoint_answers_nothing(run, tmp_path):
+    """Of a run without final/: the newest that is whole answers; a named one is refused."""
+    from tunesmith.compose import source
+    from tunesmith.errors import RunError
+
+    copy = tmp_path / "damaged"
+    shutil.copytree(source.find_run("short", "runs")[0].path, copy)
+    shutil.rmtree(copy / "final")
+    newest, *older = sorted((copy / "checkpoints").iterdir(), key=lambda p: -int(p.name[5:]))
+    assert source.locate(str(copy)).checkpoint == newest
+    weights = next(newest.glob("weights-*.safetensors"))
+    raw = bytearray(weights.read_bytes())
+    raw[-8:] = b"damaged!"
+    weights.write_bytes(raw)
+    assert source.locate(str(copy)).checkpoint == older[0]
+    with pytest.raises(RunError, match=newest.name.replace("step-", "step ")) as caught:
+        source.locate(f"{copy}@{newest.name}")
+    assert caught.value.code == "R113"
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])

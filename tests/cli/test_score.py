@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -261,3 +262,32 @@ def test_scores_are_computed_in_the_type_the_weights_are_stored_in(runs, monkeyp
     monkeypatch.setattr(platform, "device", lambda: "cpu")
     for run in runs.values():
         assert scoring.load(str(run.path)).model.hf.dtype == torch.float32
+
+
+def test_float32_scores_are_not_rounded_where_the_base_is_stored_in_sixteen_bits(
+    tiny_model, pairs, tmp_path
+):
+    """As PEFT has them: the adapter beside a base in float32, nothing merged into 16 bits."""
+    from transformers import AutoModelForCausalLM
+
+    stored = tmp_path / "stored"
+    shutil.copytree(tiny_model, stored)
+    AutoModelForCausalLM.from_pretrained(stored, dtype=torch.bfloat16).save_pretrained(stored)
+    data = write(tmp_path / "pairs.jsonl", pairs[:32])
+    run = compose.train(
+        recipe.from_dict(
+            {
+                "model": {"path": str(stored)},
+                "stage": "reward",
+                "tuner": {"kind": "lora", "r": 4, "target_modules": "all-linear"},
+                "data": {"train": data, "eval": data, "num_proc": 1, "on_finding": "warn"},
+                "train": {"max_steps": 4, "dtype": "float32", "per_device_train_batch_size": 8},
+                "optim": {"learning_rate": 3e-2},
+                "output": {"dir": str(tmp_path / "runs"), "name": "lora"},
+            }
+        )
+    )
+    told = [line for line in run.metrics() if "eval_loss" in line][-1]
+    assert score(run.path, data, tmp_path / "out.jsonl") == 0
+    mean = sum(line["chosen"] for line in lines(tmp_path / "out.jsonl")) / 32
+    assert mean == pytest.approx(told["eval_rewards/chosen"], abs=1e-5)

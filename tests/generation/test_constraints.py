@@ -185,6 +185,14 @@ def test_a_schema(text, good):
             ['{"x": 1}'],
         ),
         ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
+        (
+            {"type": "integer", "oneOf": [{"maximum": 5}, {"type": "number", "minimum": 10}]},
+            ["3", "11"],
+            ["2.15", "7", "10.5"],
+        ),
+        ({"type": "string", "anyOf": [{"type": "integer"}, {"enum": ["a", 1]}]}, ['"a"'], ["1"]),
+        ({"type": "number", "anyOf": [{"type": "integer"}, {"type": "null"}]}, ["1"], ["null"]),
+        ({"const": True, "enum": [1, True]}, ["true"], ["1"]),
         ({"$defs": {"n": {"type": "null"}}, "items": {"$ref": "#/$defs/n"}}, ["[null]"], ["[1]"]),
         (None, ["{}", '{"a": {"b": [1, "x"]}}'], ["[]", "1"]),
     ],
@@ -198,6 +206,9 @@ def test_keywords(schema, yes, no):
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
+        ({"type": "string", "$ref": "#"}, "`type` beside `$ref`"),
+        ({"type": "string", "anyOf": [{"$ref": "#"}]}, "no plain schemas"),
+        ({"type": "string", "anyOf": [{"type": "null"}]}, "leaves none"),
         ({"type": "integer", "contentEncoding": "x"}, "contentEncoding"),
         ({"type": "object", "properties": {"a": {"not": {}}}}, "not"),
         ({"$ref": "https://example.org/x"}, "https"),

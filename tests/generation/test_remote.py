@@ -117,6 +117,14 @@ def test_a_refusal_is_told_and_not_asked_again(server, caplog):
     assert "the prompt is too long" in caplog.text
 
 
+def test_unicodes_own_line_ends_break_no_line():
+    text = 'data: {"text": "a\u2028b\u0085c"}\r\n\ndata: [DONE]\n'.encode()
+    for size in (1, 7, 1000):
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        found = [line for line in remote._lines(parts) if line]
+        assert found == ['data: {"text": "a\u2028b\u0085c"}', "data: [DONE]"]
+
+
 def test_an_answer_that_breaks_off_is_no_answer(server):
     """What was said can't be unsaid: it ends in an error and is not asked again."""
     server.breaks = 2

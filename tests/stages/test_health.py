@@ -53,3 +53,11 @@ def test_nothing_is_remarked_of_a_run_that_stayed_well(said):
     health.see((1.0, 0.1, 1.0))
     health.update(2, lambda sums: sums)
     assert health.remarks() == said == []
+
+
+def test_answers_all_rewarded_alike_are_said_and_never_stop(said):
+    health = Health("stop", 10.0, said.append)
+    for step, alike in enumerate([0.5, 1.0, 1.0, 0.9]):
+        health.idle(step, alike)
+    assert said == ["step 1: all answers were rewarded alike, so there is nothing to learn from"]
+    assert health.remarks() == ["all answers of a round were rewarded alike from step 1 to 2"]

@@ -78,7 +78,7 @@ class AnswerFile:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             self.stream.truncate(len(whole))
-        self.done = [jsonlib.loads(line) for line in whole.decode().splitlines()]
+        self.done = [jsonlib.loads(line) for line in whole.splitlines()]
         if not data:  # they stand before the first line does, whole or not at all
             aside = self.settings.with_name(f"{self.settings.name}.new")
             aside.write_text(jsonlib.dumps(self.made_with), encoding="utf-8")

@@ -104,6 +104,7 @@ def weights(
     device: Any,
     seed: int,
     keep: tuple[str, ...] = (),
+    as_stored: bool = True,
 ) -> Any:
     """The transformers model of an origin, its inner adapters merged into it.
 
@@ -116,6 +117,7 @@ def weights(
         device: Where they go.
         seed: Draws the weights of a fresh model.
         keep: Names of modules that `config.quantize` leaves as they are.
+        as_stored: Whether merged weights are rounded as the base is stored.
     """
     import torch
 
@@ -133,7 +135,7 @@ def weights(
     if config.quantize is not None:
         return _few_bits(found, config, merges, dtype=dtype, device=device, seed=seed, keep=keep)
     loaded = dtype
-    if found.adapters or (found.base and merges):
+    if as_stored and (found.adapters or (found.base and merges)):
         loaded = info.stored_dtype(load.resolve(found.base)[0], dtype)
     hf = load.load(config, dtype=loaded, device=device, seed=seed).hf
     for adapter in found.adapters:

@@ -190,7 +190,8 @@ def _language_model(
     few_bits = quantising.chosen(None, found, recipe)
     config = dataclasses.replace(config, quantize=few_bits)
     start = model.Origin(found, Path(found.base), "")
-    return model.weights(start, config, dtype=dtype, device=device, seed=0)
+    # nothing is written that a merge would have to equal, so nothing is rounded
+    return model.weights(start, config, dtype=dtype, device=device, seed=0, as_stored=False)
 
 
 def _head(found: Source, hf: Any) -> Any:

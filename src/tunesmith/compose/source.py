@@ -79,6 +79,7 @@ def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
     """The model a run made: final/, else best, else newest valid checkpoint."""
     path = run.model_path(selector)
     if (path / "MANIFEST.json").is_file():
+        path = _whole(run, path, selector)
         recorded = run.info().get("base")
         scores = run.info().get("stage") == "reward"
         if (
@@ -89,6 +90,24 @@ def of_run(spec: str, run: RunDir, selector: str | None, root: str) -> Source:
         return Source(spec, base.base, base.adapters, checkpoint=path, scores=scores)
     inner = locate(str(path), root)
     return Source(spec, inner.base, inner.adapters, scores=inner.scores)
+
+
+def _whole(run: RunDir, path: Path, selector: str | None) -> Path:
+    """The checkpoint, if it is what was saved; else the newest that is, unless it was named.
+
+    Raises:
+        RunError: R113, there is none.
+    """
+    from tunesmith.training import checkpoint
+
+    if not checkpoint.verify(path):
+        return path
+    other = None if selector else checkpoint.newest(run.path)
+    return other.path if other else checkpoint.open_step(run.path, _step(path)).path
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _scores(path: Path) -> bool:

@@ -138,7 +138,7 @@ class RemoteGenerator(Threaded):
                     ended = True
                     self._events.put(Event(request.id, -1, 0.0, "", "error"))
                     return True
-                for line in answer.iter_lines():
+                for line in _lines(answer.iter_bytes()):
                     if stop.is_set():
                         break
                     if not line.startswith("data:") or line.endswith("[DONE]"):
@@ -156,6 +156,16 @@ class RemoteGenerator(Threaded):
         reason = "cancelled" if stop.is_set() else "error"
         self._events.put(Event(request.id, -1, 0.0, "", reason))
         return True
+
+
+def _lines(parts: Iterable[bytes]) -> Iterable[str]:
+    """Lines that end in a line feed: of those Unicode knows more, and JSON may hold them."""
+    rest = b""
+    for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line.rstrip(b"\r").decode(errors="replace")
+    yield rest.decode(errors="replace")
 
 
 def body_of(request: Request, name: str, owner: str = "") -> dict[str, Any]:

@@ -137,10 +137,14 @@ class _Reader:
             if name in schema and beside:
                 raise wrong(where, f"`{beside[0]}` beside `{name}` is not supported")
         if "$ref" in schema:
+            if "type" in schema:
+                raise wrong(where, "`type` beside `$ref` is not supported")
             return self._referred(schema["$ref"], where)
         for name in ("anyOf", "oneOf"):
             if name in schema:
                 options = _checked(schema[name], list, f"{where}.{name}")
+                if "type" in schema:
+                    options = _narrowed(options, schema["type"], f"{where}.{name}")
                 pairs = enumerate(options)
                 return Choice(tuple(self.node(o, f"{where}.{name}[{at}]") for at, o in pairs))
         if "const" in schema or "enum" in schema:
@@ -151,7 +155,7 @@ class _Reader:
         """Those of the values that the other keywords allow, too."""
         values = _checked(schema.get("enum", [schema.get("const")]), list, f"{where}.enum")
         if "const" in schema:
-            values = [v for v in values if v == schema["const"]]
+            values = [v for v in values if _json(v) == _json(schema["const"])]
         rest = {name: value for name, value in schema.items() if name not in ("enum", "const")}
         if rest.keys() & _KNOWN:
             allowed = Automaton(self._typed(rest, where))
@@ -265,6 +269,27 @@ class _Reader:
             rule = self.rules[reference] = Rule(reference)
             rule.node = self.node(target, reference)
         return self.rules[reference]
+
+
+def _narrowed(options: list, kinds: str | list, where: str) -> list[dict[str, Any]]:
+    """Options as far as the `type` beside them allows; those it leaves nothing of fall away."""
+    allowed = kinds if isinstance(kinds, list) else [kinds]
+    found = []
+    for option in options:
+        option = {} if option is True else option
+        if not isinstance(option, dict) or "$ref" in option:
+            raise wrong(where, "`type` beside options that are no plain schemas is not supported")
+        own = option.get("type", allowed)
+        own = own if isinstance(own, list) else [own]
+        wider = {"integer"} if "number" in allowed else set()  # an integer is a number
+        left = [kind for kind in own if kind in {*allowed, *wider}]
+        if "number" in own and "integer" in allowed and "number" not in allowed:
+            left.append("integer")
+        if left:
+            found.append({**option, "type": left if len(left) > 1 else left[0]})
+    if not found:
+        raise wrong(where, "the `type` beside it leaves none of the options")
+    return found
 
 
 def _in_string(ranges: pattern_impl.Ranges) -> Any:

@@ -215,7 +215,7 @@ def _attend(
     rule = Rule(scale, options.get("dropout") or 0.0, softcap, options.get("sliding_window"))
     if plan is not None and plan.cached:
         heads = (x[0].transpose(0, 1) for x in (query_BHTE, key_BKTE, value_BKTE))
-        return plan.attend(module.layer_idx, *heads, rule)[None], None
+        return plan.attend(module.layer_idx, *heads, rule)[None].contiguous(), None
     if plan is None:
         output = _explicit(query_BHTE, key_BKTE, value_BKTE, attention_mask, rule)
         return output.transpose(1, 2), None
@@ -223,7 +223,7 @@ def _attend(
     if plan.injected is not None:
         k_TKE, v_TKE = plan.injected.put(module.layer_idx, k_TKE, v_TKE)
     layers = module.config.get_text_config().num_hidden_layers
-    return attend(q_THE, k_TKE, v_TKE, plan, rule, layers)[None], None
+    return attend(q_THE, k_TKE, v_TKE, plan, rule, layers)[None].contiguous(), None
 
 
 def _has_flash(q_THE: Tensor, v_TKE: Tensor) -> bool:

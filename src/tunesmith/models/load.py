@@ -24,6 +24,7 @@ from tunesmith import threads
 from tunesmith.errors import ConfigError, EnvironmentFault
 from tunesmith.models import quantised
 from tunesmith.models.allocator import returning_freed_memory
+from tunesmith.models.interface import says_all
 from tunesmith.quant import bnb
 from tunesmith.recipe.sections import ModelConfig
 
@@ -179,11 +180,13 @@ def read_config(directory: Path, rope_scaling: Any = None) -> PreTrainedConfig:
 def packable(config: PreTrainedConfig) -> bool:
     """Whether a family can train on segments laid end to end.
 
-    It must ask transformers' attention interface for its attention, and nothing else in it may
-    carry state from token to token (state-space layers, linear attention, convolutions).
+    It must ask transformers' attention interface for all of its attention, and nothing else in it
+    may carry state from token to token (state-space layers, linear attention, convolutions).
     """
     family = _family(config)
     if family is None or family._is_stateful or not family._can_set_attn_implementation():
+        return False
+    if not says_all(family, config):
         return False
     fields = config.get_text_config().to_dict()
     kinds = set(fields.get("layer_types") or ()) | set(fields.get("layers_block_type") or ())

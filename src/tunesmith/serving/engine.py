@@ -274,6 +274,8 @@ class Engine:
     def _reserve(self, count: int) -> None:
         if self.draining:
             raise faults.draining()
+        if count > self.limit:
+            raise faults.never(count, self.limit)
         with self._lock:
             if self._held + count > self.limit:
                 self.metrics.refused += 1

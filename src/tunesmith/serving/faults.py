@@ -97,6 +97,15 @@ def queue_full(limit: int) -> Refusal:
     )
 
 
+def never(count: int, limit: int) -> Refusal:
+    """The answer to what the queue could not hold if it were empty."""
+    return Refusal(
+        "S116",
+        f"this asks for {count} answers, and the server has {limit} in hand at most",
+        fix="ask for them in several requests",
+    )
+
+
 def long_headers() -> Refusal:
     what = f"the headers have more than {HEADER_BYTES:,} bytes"
     return Refusal("S116", what, status=431, headers={"connection": "close"})

@@ -121,7 +121,9 @@ class GrpoStage(rollouts.RolloutStage):
         if {"old_logprobs", "reference_logprobs"} <= made.columns.keys():
             each = made.columns["old_logprobs"] - made.columns["reference_logprobs"]
             made.columns["answer_kl"] = each.sum(2)
-        self.weigh(made, scores.total_N.reshape(shape))
+        rewards_PG = scores.total_N.reshape(shape)
+        self.weigh(made, rewards_PG)
+        self.health.idle(run.step, float((np.ptp(rewards_PG, axis=1) == 0).mean()))
         length = float(np.mean([one.tokens for one in answers]))
         kl_PG = made.columns.get("answer_kl")
         self.health.round(run.step, length, None if kl_PG is None else float(kl_PG.mean()), None)

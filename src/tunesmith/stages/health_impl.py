@@ -16,6 +16,8 @@ DRIFT = 3.0
 """Answers three times as long, or as short, as those of the first round."""
 EXPLAINED = -1.0
 """A critic worse than this adds more noise than it takes away."""
+ALIKE = 0.999
+"""Share of answers rewarded as all others are, from which on nothing is learned."""
 AGAIN = 50
 """Looks after which a line that is still crossed is said again, unless it doubled before."""
 
@@ -56,6 +58,16 @@ class Health:
             text = f"the critic explains {explained:.2f} of the returns' variance"
             self._judge(step, "critic", -explained, -EXPLAINED, text)
 
+    def idle(self, step: int, alike: float) -> None:
+        """Looks at the rewards of a round; it is said, never a reason to stop.
+
+        Args:
+            step: Updates done.
+            alike: Share of groups (of answers, without groups) whose rewards are all the same.
+        """
+        text = "all answers were rewarded alike, so there is nothing to learn from"
+        self._judge(step, "alike", alike, ALIKE, text, stops=False)
+
     def see(self, sums: tuple[Any, ...]) -> None:
         """Takes (Σ ratio, Σ clipped, Σ 1) of one micro-batch; tensors until `update`."""
         self._seen.append(sums)
@@ -95,10 +107,13 @@ class Health:
             "length": f"answers grew or shrank beyond {DRIFT:g} times their first length",
             "critic": f"the critic's explained variance fell below {EXPLAINED:g}",
             "ratio": f"the mean ratio to the sampling policy went beyond {RATIO:g}",
+            "alike": "all answers of a round were rewarded alike",
             "clip": f"the share of clipped tokens went beyond {CLIP_SHARE:.0%}",
         }[line]
 
-    def _judge(self, step: int, line: str, value: float, limit: float, text: str) -> None:
+    def _judge(
+        self, step: int, line: str, value: float, limit: float, text: str, *, stops: bool = True
+    ) -> None:
         if value <= limit:
             self._told.pop(line, None)
             if line in self.history:
@@ -111,7 +126,7 @@ class Health:
         self._told[line] = (value, 0) if due else (told, looks + 1)
         if due and self.record is not None:
             self.record("red line", step=step, line=line, text=text)
-        if self.act == "stop":
+        if self.act == "stop" and stops:
             raise RunError(
                 "R245",
                 f"step {step}: {text}",

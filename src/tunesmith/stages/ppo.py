@@ -151,6 +151,7 @@ class PpoStage(rollouts.RolloutStage):
             "kl_coef": np.full((count, 1), self.kl.value, np.float32),
             "reward_std": np.full((count, 1), _spread(scores.total_N), np.float32),
         }
+        self.health.idle(run.step, float(count > 1 and np.ptp(scores.total_N) == 0))
         length = float(np.mean([one.tokens for one in answers]))
         explained = float(made.columns["explained_variance"][0, 0])
         seen = explained if made.number else None  # the first round's critic is all zeros
