@@ -184,6 +184,14 @@ def test_a_schema(text, good):
             ['{"x": true}'],
             ['{"x": 1}'],
         ),
+        (
+            {
+                "properties": {"a": {"type": "string"}, "ab": {}, "é\n": {"type": "null"}},
+                "additionalProperties": {"type": "integer"},
+            },
+            ['{"b": 1}', '{"a": "x", "": 2, "abc": 3}', '{"é": 1, "ax\\u0061": 2}'],
+            ['{"a": 5}', '{"a": "x", "a": 5}', '{"\\u0061": 5}', '{"ab": 1, "\u00e9\\n": 1}'],
+        ),
         ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
         (
             {"type": "integer", "oneOf": [{"maximum": 5}, {"type": "number", "minimum": 10}]},

@@ -160,6 +160,15 @@ def test_extends_in_a_circle(write):
     assert "a.yaml → b.yaml → a.yaml" in error.what
 
 
+@pytest.mark.parametrize("name", ["sft-lora", "sft-lora.yaml", "chain/2-sft"])
+def test_extends_a_recipe_that_ships(write, name):
+    mine = recipe.load(write(f"extends: {name}\noptim:\n  learning_rate: 7e-3\n"))
+    theirs = recipe.load(name.removesuffix(".yaml"))
+    assert mine.optim.learning_rate == 7e-3
+    assert mine.tuner == theirs.tuner
+    assert mine.stage == theirs.stage
+
+
 def test_extends_a_file_that_is_not_there(write):
     error = refused(write("extends: nowhere.yaml"))
     assert (error.code, error.where.split()[0]) == ("C100", "recipe.yaml:1:10")

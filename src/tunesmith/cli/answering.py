@@ -313,7 +313,12 @@ def _sampling(loaded: Any, given: dict[str, Any]) -> Sampling:
 def searched(sampling: Sampling) -> tuple[Sampling, tuple[str, ...]]:
     """What of a sampling holds for a search, and what is said about the rest: a model's own advice
     to draw or to weigh tokens is left out (who asks for it is refused, see `checked_beams`)."""
-    kept = Sampling(sampling.max_tokens, stop_ids=sampling.stop_ids, stop=sampling.stop)
+    kept = Sampling(
+        sampling.max_tokens,
+        stop_ids=sampling.stop_ids,
+        stop=sampling.stop,
+        logprob=sampling.logprob,
+    )
     if kept == sampling:
         return sampling, ()
     plain, told = dataclasses.asdict(kept), dataclasses.asdict(sampling)

@@ -11,6 +11,7 @@ every other keyword is refused by name, for ignoring it would break what was ask
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -228,7 +229,8 @@ class _Reader:
         other = None
         if extra is not False:
             value = self.node(extra, f"{where}.additionalProperties")
-            other = Series((STRING, text(":"), SPACE, value))
+            key = Series((text('"'), _unlike(list(named)), text('"'))) if named else STRING
+            other = Series((key, text(":"), SPACE, value))
         return self._members(members, other)
 
     def _members(self, members: list[tuple[Any, bool]], other: Any) -> Any:
@@ -269,6 +271,20 @@ class _Reader:
             rule = self.rules[reference] = Rule(reference)
             rule.node = self.node(target, reference)
         return self.rules[reference]
+
+
+def _unlike(names: list[str]) -> Any:
+    """What a string holds that is none of these: letter by letter as they, until it differs."""
+    rests: dict[int, list[str]] = {}
+    for name in filter(None, names):
+        rests.setdefault(ord(name[0]), []).append(name[1:])
+    ends = [-1, *sorted(rests), 0x110000]
+    gaps = [(low + 1, high - 1) for low, high in itertools.pairwise(ends) if low + 1 < high]
+    ways: list[Any] = [] if "" in names else [EMPTY]
+    ways.append(Series((_in_string(gaps), Repeat(LETTER))))
+    for letter, rest in rests.items():
+        ways.append(Series((_in_string([(letter, letter)]), _unlike(rest))))
+    return Choice(tuple(ways))
 
 
 def _narrowed(options: list, kinds: str | list, where: str) -> list[dict[str, Any]]:

@@ -64,8 +64,9 @@ def _read(module: str) -> tuple[tuple[Call, ...], bool]:
 
 
 def _asks(node: Any) -> bool:
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return named and node.func.id == "attention_interface"
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    return node.func.id == "attention_interface"
 
 
 def _call(owner: str, node: Any) -> Call:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
 from tunesmith.errors import ConfigError
@@ -18,6 +19,7 @@ from tunesmith.recipe.typed import unknown_key
 from tunesmith.registry import did_you_mean
 
 ENVIRONMENT = "TUNESMITH__"
+SHIPPED = Path(str(resources.files("tunesmith"))) / "recipes"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 
@@ -58,14 +60,25 @@ def _extended(base: Node, path: Path) -> Path:
     target = Path(str(base.value))
     if not target.is_absolute():
         target = path.parent / target
-    if not target.is_file():
+    if target.is_file():
+        return target
+    ours = shipped(str(base.value))
+    if ours is None:
         raise ConfigError(
             "C100",
             f"the recipe to extend is not there: {target}",
             where=str(base.place),
-            fix="give a path relative to this file",
+            fix="give a path relative to this file, or the name of a recipe that ships",
         )
-    return target
+    return ours
+
+
+def shipped(name: str) -> Path | None:
+    """The recipe of that name that ships, with or without `.yaml`: `sft-lora`, `chain/2-sft`."""
+    for path in (SHIPPED / name, SHIPPED / f"{name}.yaml"):
+        if path.is_file() and path.is_relative_to(SHIPPED) and ".." not in path.parts:
+            return path
+    return None
 
 
 def from_environment(environ: Mapping[str, str], problems: Problems) -> Node:

@@ -7,7 +7,6 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +78,15 @@ def _find(path: Path) -> tuple[Path, str]:
     Raises:
         ConfigError: C100, a bare name that is neither a file nor a shipped recipe.
     """
-    folder = Path(str(resources.files("tunesmith"))) / "recipes"
+    folder = layers.SHIPPED
     ours = str(path.parent) in (".", "chain")
     if ours and not path.exists():
-        for name in (str(path), f"{path}.yaml"):
-            if (folder / name).is_file():
-                return folder / name, f"recipes/{name}"
-        shipped = [str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")]
-        near = did_you_mean(str(path.with_suffix("")), shipped)
-        fix = f"{near} check the path, or take one that ships: {', '.join(sorted(shipped))}"
+        found = layers.shipped(str(path))
+        if found is not None:
+            return found, f"recipes/{found.relative_to(folder)}"
+        names = [str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")]
+        near = did_you_mean(str(path.with_suffix("")), names)
+        fix = f"{near} check the path, or take one that ships: {', '.join(sorted(names))}"
         raise ConfigError("C100", f"no such recipe: {path}", fix=fix.strip())
     return path, str(path)
 
