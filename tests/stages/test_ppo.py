@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.stages.plain_ppo import Answer, PlainPpo, Settings
 from tests.stages.sampling_runs import Lines, recipe_of, train
 from tunesmith import compose
-from tunesmith.errors import ConfigError, RunError
+from tunesmith.errors import ConfigError, EnvironmentFault, RunError
 from tunesmith.training import checkpoint
 
 LENGTH = [{"path": "length", "argument": "5"}]
@@ -173,6 +173,12 @@ def test_what_is_no_reward_model_is_refused_before_any_weight_is_read(tiny_model
     with pytest.raises(ConfigError) as caught:
         train(tiny_model, tmp_path, {"kind": "ppo", "rewards": [str(tiny_model)]})
     assert caught.value.code == "C228"
+
+
+def test_a_reward_model_that_is_not_there_is_told_of_the_rewards(tiny_model, tmp_path):
+    with pytest.raises(EnvironmentFault) as caught:
+        train(tiny_model, tmp_path, {"kind": "ppo", "rewards": ["run:nope"]})
+    assert (caught.value.code, caught.value.where) == ("E201", "stage.rewards")
 
 
 def test_an_unfinished_reward_run_must_be_named_with_its_step(reward_run, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.compose import scoring, source
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, EnvironmentFault
 from tunesmith.recipe.sections import Recipe
 from tunesmith.rewards import base as rewards
 from tunesmith.types import Example, Stage
@@ -52,7 +52,16 @@ def load(spec: str, root: str, tokenizer: Any, dtype: str) -> Callable[[Sequence
 def _check(spec: str, root: str, tokenizer: Any) -> None:
     from tunesmith.templates.tokenizer import Tokenizer
 
-    found = source.locate(spec, root)
+    try:
+        found = source.locate(spec, root)
+    except EnvironmentFault as fault:
+        raise EnvironmentFault(
+            fault.code,
+            fault.what,
+            where="stage.rewards",
+            why=fault.why,
+            fix="name a run of stage reward, or its folder",
+        ) from None
     if found.checkpoint is not None and "@" not in spec:
         raise ConfigError(
             "C228",
