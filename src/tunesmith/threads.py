@@ -17,6 +17,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,11 @@ class Watch:
             self.team.dismiss()
             self.team = None
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self) -> None:
+        """Looks as long as the process lives."""
         before = times()
-        while not stop.wait(INTERVAL_S):
+        while True:
+            time.sleep(INTERVAL_S)
             after = times()
             self.heed(share_in_line(before, after, INTERVAL_S))
             before = after
@@ -153,10 +156,7 @@ def watch() -> None:
     if _watching or computing < 2 or platform.WAITING & os.environ.keys() or not times():
         return
     count = max(1, platform.cores() - computing + 1)
-    looking = Watch(count)
-    thread = threading.Thread(
-        target=looking.run, args=(threading.Event(),), name="tunesmith-watch", daemon=True
-    )
+    thread = threading.Thread(target=Watch(count).run, name="tunesmith-watch", daemon=True)
     _watching.append(thread)
     thread.start()
 

@@ -74,17 +74,10 @@ def agree(base, out):
     assert len({tuple(answer) for answer in wanted.values()}) > 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in MORE)]
+)
 def test_greedy_tokens_are_the_plain_engines(family, tmp_path):
-    base = saved(family, tmp_path / "base")
-    report = graph.export(base, tmp_path / "out")
-    assert report.max_abs_diff < 1e-4
-    agree(base, tmp_path / "out")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", MORE)
-def test_of_more_families_too(family, tmp_path):
     base = saved(family, tmp_path / "base")
     report = graph.export(base, tmp_path / "out")
     assert report.max_abs_diff < 1e-4

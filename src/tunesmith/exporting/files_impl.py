@@ -21,6 +21,15 @@ TOKENIZER = (
 )  # fmt: skip
 
 
+def install(aside: Path, out: Path) -> None:
+    """Gives a finished directory its name; what had it is removed after."""
+    old = aside.with_name(f"{aside.name}.old")
+    if out.exists():
+        out.rename(old)
+    aside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_config(base: Path, out: Path, changes: Mapping[str, Any]) -> None:
     """The base's config.json with what the merge changed; all else stays as it is."""
     config = json.loads((base / "config.json").read_text("utf-8"))

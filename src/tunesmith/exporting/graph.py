@@ -109,7 +109,7 @@ def export(
         far, largest = _compare(aside, hf, reach, compute)
         _write_proof(aside, far, largest)
         size = sum(file.stat().st_size for file in aside.iterdir())
-        _install(aside, out)
+        files_impl.install(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     operations = len(traced.programs["decode"]["graph_module"]["graph"]["nodes"])
@@ -193,15 +193,6 @@ def _write_model(directory: Path, aside: Path, dtype: str, notes: list[str]) -> 
 def _write_proof(aside: Path, far: float, largest: float) -> None:
     manifest = json.loads((aside / graph_impl.MANIFEST).read_text("utf-8"))
     graph_files_impl.write_manifest(aside, {**manifest, "max_abs_diff": far, "max_logit": largest})
-
-
-def _install(aside: Path, out: Path) -> None:
-    """Gives the finished directory its name; what had it is removed after."""
-    old = aside.with_name(f"{aside.name}.old")
-    if out.exists():
-        out.rename(old)
-    aside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- proof

@@ -95,7 +95,7 @@ def merge(
         if verify:
             report = _verify(report, aside, directory, plan)
         _write_card(report, aside, adapters)
-        _install(aside, out)
+        files_impl.install(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return report
@@ -201,12 +201,3 @@ def _write_card(report: MergeReport, aside: Path, adapters: Sequence[Path]) -> N
         "against the live adapter": compared,
     }
     files_impl.write_card(aside, Path(report.path).name, adapters, facts)
-
-
-def _install(aside: Path, out: Path) -> None:
-    """Gives the finished directory its name; what had it is removed after."""
-    old = aside.with_name(f"{aside.name}.old")
-    if out.exists():
-        out.rename(old)
-    aside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

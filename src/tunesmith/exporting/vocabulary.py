@@ -277,13 +277,9 @@ def _fresh(out: Path, inputs: Sequence[Path], replace: bool) -> Iterator[Path]:
             "C212", f"{out} is there already", where="-o", fix="choose another, or add --yes"
         )
     aside = out.parent / f".{out.name}-{os.getpid()}.tmp"
-    old = aside.with_name(f"{aside.name}.old")
     try:
         aside.mkdir(parents=True)
         yield aside
-        if out.exists():
-            out.rename(old)
-        aside.rename(out)
+        files_impl.install(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
